@@ -1,0 +1,1 @@
+"""Data sets of block records: schema, records, LMDB store, Grain source and batches."""

@@ -1,0 +1,73 @@
+"""The contract of a model: it states the columns it wants per table row, and receives the rows already looked up."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
+
+import jax
+from flax import nnx
+
+from dist_fm.data.schema import Schema
+from dist_fm.tables.spec import Column, Initializer, normal, uniform, zeros
+
+
+class Batch(Protocol):
+    """What a model may read of a batch besides its rows: ``mask`` [B], 0 where a sample is padding."""
+
+    mask: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Hyper-parameters every model has.
+
+    ``init``: ``default`` starts first-order weights at zero and factors Xavier-uniform as torchfm 0.7.0 does;
+    ``torchfm`` also draws first-order weights from N(0, 1), as torchfm does. ``embed_std`` > 0 draws factors from
+    N(0, embed_std^2) instead.
+    """
+
+    init: str = dataclasses.field(default="default", metadata={"choices": ("default", "torchfm")})
+    embed_std: float = 0.0
+
+
+class Model(nnx.Module):
+    """Base of all models: rows in, logits out.
+
+    A subclass sets ``Config``, builds its network in ``__init__(config, schema, *, rngs)``, states its table columns
+    in ``columns(schema)`` and computes ``__call__(rows, batch, *, train, rngs)``.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    config: ModelConfig
+
+    def __init__(self, config: ModelConfig, schema: Schema, *, rngs: nnx.Rngs):
+        raise NotImplementedError
+
+    def columns(self, schema: Schema) -> dict[str, Column]:
+        """The columns this model wants per table row, by name."""
+        raise NotImplementedError
+
+    def __call__(
+        self, rows: Mapping[str, jax.Array], batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """Logits [B] from ``rows[name]`` [B, F, width]; ``rngs.dropout`` is read only when ``train``."""
+        raise NotImplementedError
+
+
+def linear_column(config: ModelConfig) -> Column:
+    """First-order weights: one number a row, zero at first (N(0, 1) with ``init = "torchfm"``)."""
+    return Column(1, normal(1.0) if config.init == "torchfm" else zeros)
+
+
+def factor_column(config: ModelConfig, schema: Schema, width: int, *, copies: int = 1) -> Column:
+    """``copies`` factors of ``width`` numbers a row, each Xavier-uniform over [rows, width] unless ``embed_std`` > 0.
+
+    Field-aware models ask for one copy a partner field.
+    """
+    return Column(width * copies, factor_init(config, schema, width))
+
+
+def factor_init(config: ModelConfig, schema: Schema, width: int) -> Initializer:
+    if config.embed_std > 0:
+        return normal(config.embed_std)
+    return uniform((6.0 / (schema.num_rows + width)) ** 0.5)

@@ -1,0 +1,1 @@
+"""The embedding table: its layout, lookup by unique ids, and updates."""
