@@ -8,7 +8,10 @@ import jax
 from flax import nnx
 
 from dist_fm.data.schema import Schema
+from dist_fm.layers.dense import LAYER_INITS
 from dist_fm.tables.spec import Column, Initializer, normal, uniform, zeros
+
+Rows = Mapping[str, jax.Array]  # [B, F, width] by column name
 
 
 class Batch(Protocol):
@@ -23,11 +26,13 @@ class ModelConfig:
 
     ``init``: ``default`` starts first-order weights at zero and factors Xavier-uniform as torchfm 0.7.0 does;
     ``torchfm`` also draws first-order weights from N(0, 1), as torchfm does. ``embed_std`` > 0 draws factors from
-    N(0, embed_std^2) instead.
+    N(0, embed_std^2) instead. ``layer_init``: dense layers start as torch.nn.Linear's (``torch``), or with
+    Xavier-normal kernels and zero biases (``xavier_normal``).
     """
 
     init: str = dataclasses.field(default="default", metadata={"choices": ("default", "torchfm")})
     embed_std: float = 0.0
+    layer_init: str = dataclasses.field(default="torch", metadata={"choices": LAYER_INITS})
 
 
 class Model(nnx.Module):
@@ -35,6 +40,9 @@ class Model(nnx.Module):
 
     A subclass sets ``Config``, builds its network in ``__init__(config, schema, *, rngs)``, states its table columns
     in ``columns(schema)`` and computes ``__call__(rows, batch, *, train, rngs)``.
+
+    The network's arrays are ``nnx.Param`` (trained) and ``nnx.BatchStat`` (BatchNorm's running statistics), nothing
+    else. Weights that L2 may shrink are called ``kernel`` and have two axes or more; ``bias`` and ``scale`` have one.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
@@ -47,9 +55,7 @@ class Model(nnx.Module):
         """The columns this model wants per table row, by name."""
         raise NotImplementedError
 
-    def __call__(
-        self, rows: Mapping[str, jax.Array], batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None
-    ) -> jax.Array:
+    def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Logits [B] from ``rows[name]`` [B, F, width]; ``rngs.dropout`` is read only when ``train``."""
         raise NotImplementedError
 
@@ -71,3 +77,8 @@ def factor_init(config: ModelConfig, schema: Schema, width: int) -> Initializer:
     if config.embed_std > 0:
         return normal(config.embed_std)
     return uniform((6.0 / (schema.num_rows + width)) ** 0.5)
+
+
+def flatten_fields(rows: jax.Array) -> jax.Array:
+    """[B, F, K] -> [B, F*K], what an MLP reads."""
+    return rows.reshape(rows.shape[0], -1)

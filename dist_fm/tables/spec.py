@@ -1,11 +1,14 @@
 """What a model asks of the embedding table (columns), and how they lie in one physical row."""
 
 import dataclasses
+import math
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
@@ -50,3 +53,49 @@ class RowLayout:
             slices[name] = slice(start, start + column.width)
             start += column.width
         return slices
+
+
+COARSE, FINE, FINE_BELOW = 40_320, 5_040, 400_000
+
+
+@dataclasses.dataclass(frozen=True)
+class TableSpec:
+    """One physical table: ``rows`` logical rows spread over ``padded_rows`` physical ones, one layout for any mesh.
+
+    Logical row r lies at physical row (r x ``multiplier``) mod ``padded_rows``: a rule that depends on the table alone,
+    and puts hot neighbours (popular ids are small) on different shards of a contiguous split. ``padded_rows`` divides
+    by every device count up to 10 (5,040, and 40,320 from 400,000 rows on, have many divisors). Padding rows are zero.
+    """
+
+    rows: int
+    layout: RowLayout
+    dtype: Any = jnp.float32
+
+    @property
+    def padded_rows(self) -> int:
+        multiple = FINE if self.rows < FINE_BELOW else COARSE
+        return -(-self.rows // multiple) * multiple
+
+    @property
+    def multiplier(self) -> int:
+        """The number nearest above 0.618 x ``padded_rows`` that is coprime to it, so that the rule is a permutation."""
+        candidate = int(self.padded_rows * 0.6180339887)
+        while math.gcd(candidate, self.padded_rows) != 1:
+            candidate += 1
+        return candidate
+
+    def physical(self, rows: np.ndarray) -> np.ndarray:
+        """Physical rows of logical ``rows``, any shape; int32. Negative (empty) rows are not allowed."""
+        return (rows.astype(np.int64) * self.multiplier % self.padded_rows).astype(np.int32)
+
+    def padding(self) -> np.ndarray:
+        """The physical rows that hold no logical row: int32 [padded_rows - rows]."""
+        return self.physical(np.arange(self.rows, self.padded_rows))
+
+    def init(self, key: jax.Array) -> jax.Array:
+        """First values [padded_rows, width]; each column has its own stream, so adding one leaves the others alone."""
+        columns = [
+            column.init(jax.random.fold_in(key, zlib.crc32(name.encode())), (self.padded_rows, column.width), self.dtype)
+            for name, column in self.layout.columns.items()
+        ]
+        return jnp.concatenate(columns, 1).at[self.padding()].set(0)

@@ -1,0 +1,411 @@
+"""Blocks of records in one LMDB: written once in order, then read from any thread without copies or locks.
+
+Keys are 8-byte big-endian block numbers and, last, ``meta``: a store without it was never finished and does not open.
+Every block holds ``block_rows`` rows, the last one the rest. Axes: N rows.
+"""
+
+import ctypes
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import threading
+import weakref
+
+import lmdb
+import numpy as np
+
+from dist_fm.data.records import BLOCK_HEADER_BYTES, RecordError, RecordLayout, decode_block, encode_block
+
+DEFAULT_BLOCK_ROWS = 8192
+DEFAULT_MAP_SIZE = 1 << 40  # address space, not disk: the file only grows as far as it is written
+_META_KEY = b"meta"  # sorts behind every block number that can occur
+_COMMIT_BYTES = 64 << 20  # what one transaction may hold in memory
+
+
+class StoreError(RuntimeError):
+    """A store that cannot be written or opened, or whose blocks are damaged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreMeta:
+    """What a finished store says about itself. ``positives`` counts the labels above 0."""
+
+    rows: int
+    block_rows: int
+    slots: int
+    has_values: bool
+    has_weights: bool
+    positives: int
+    label_sum: float
+
+    @property
+    def layout(self) -> RecordLayout:
+        return RecordLayout(self.slots, self.has_values, self.has_weights)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.rows // self.block_rows)
+
+
+class BlockWriter:
+    """Writes rows, in any portions, as blocks into a new store at ``path`` (a directory that must not exist yet).
+
+    Used as a context manager it finishes the store, or, on an error, removes it. Raises ``StoreError`` when the disk
+    or the map is full, having removed what it wrote.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        layout: RecordLayout,
+        block_rows: int = DEFAULT_BLOCK_ROWS,
+        map_size: int = DEFAULT_MAP_SIZE,
+    ):
+        if block_rows < 1:
+            raise StoreError(f"block_rows must be at least 1, not {block_rows}")
+        self.path = pathlib.Path(path)
+        self.layout = layout
+        self._block_rows = block_rows
+        self._map_size = map_size
+        self._pending = np.empty((block_rows, layout.words), "<i4")
+        self._num_pending = 0
+        self._rows = self._blocks = self._positives = self._uncommitted_bytes = 0
+        self._label_sum = 0.0
+        self._transaction: lmdb.Transaction | None = None
+        try:
+            self.path.mkdir(parents=True)
+            # sync=False: nothing is read back before close() syncs everything at once.
+            self._env = lmdb.open(os.fspath(self.path), map_size=map_size, sync=False, lock=False)
+        except (lmdb.Error, OSError) as error:
+            if not isinstance(error, FileExistsError):
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise StoreError(f"{self.path}: cannot create the store: {error}") from error
+
+    def __enter__(self) -> "BlockWriter":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Adds rows int32 [N, words] behind those already added."""
+        if rows.ndim != 2 or rows.shape[1] != self.layout.words or rows.dtype != np.dtype("<i4"):
+            raise StoreError(f"{self.path}: rows must be int32 [N, {self.layout.words}], not {rows.dtype} {rows.shape}")
+        labels = self.layout.labels(rows)
+        self._positives += int(np.count_nonzero(labels > 0))
+        self._label_sum += float(labels.sum(dtype=np.float64))
+        self._rows += len(rows)
+        while len(rows):
+            if not self._num_pending and len(rows) >= self._block_rows:
+                self._put(rows[: self._block_rows])
+                rows = rows[self._block_rows :]
+                continue
+            taken = rows[: self._block_rows - self._num_pending]
+            self._pending[self._num_pending : self._num_pending + len(taken)] = taken
+            self._num_pending += len(taken)
+            rows = rows[len(taken) :]
+            if self._num_pending == self._block_rows:
+                self._put(self._pending)
+                self._num_pending = 0
+
+    def close(self) -> StoreMeta:
+        """Writes the last block and the meta entry, and waits until everything is on disk."""
+        if self._num_pending:
+            self._put(self._pending[: self._num_pending])
+        layout = dataclasses.asdict(self.layout)
+        meta = StoreMeta(
+            rows=self._rows,
+            block_rows=self._block_rows,
+            positives=self._positives,
+            label_sum=self._label_sum,
+            **layout,
+        )
+        try:
+            self._put_entry(_META_KEY, json.dumps(dataclasses.asdict(meta)).encode())
+            self._commit()
+            self._env.sync(True)
+            self._env.close()
+            sync_directory(self.path)
+            sync_directory(self.path.parent)
+        except (lmdb.Error, OSError) as error:
+            raise self._failure(error) from error
+        return meta
+
+    def abort(self) -> None:
+        """Removes the unfinished store."""
+        if self._transaction is not None:
+            self._transaction.abort()
+            self._transaction = None
+        self._env.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _put(self, rows: np.ndarray) -> None:
+        try:
+            self._put_entry(_block_key(self._blocks), encode_block(rows))
+            self._blocks += 1
+            if self._uncommitted_bytes >= _COMMIT_BYTES:
+                self._commit()
+        except (lmdb.Error, OSError) as error:
+            raise self._failure(error) from error
+
+    def _put_entry(self, key: bytes, value: bytes) -> None:
+        if self._transaction is None:
+            self._transaction = self._env.begin(write=True)
+        if not self._transaction.put(key, value, append=True):  # LMDB refuses an append out of order in silence
+            raise StoreError(f"{self.path}: entry {key!r} is out of order")
+        self._uncommitted_bytes += len(value)
+
+    def _commit(self) -> None:
+        if self._transaction is not None:
+            self._transaction.commit()
+            self._transaction = None
+        self._uncommitted_bytes = 0
+
+    def _failure(self, error: Exception) -> StoreError:
+        self.abort()
+        if isinstance(error, lmdb.MapFullError):
+            return StoreError(
+                f"{self.path}: the map of {self._map_size:,} bytes is full after {self._blocks} blocks; "
+                "give a larger --map_size (it is address space, not disk)"
+            )
+        return StoreError(
+            f"{self.path}: writing failed after {self._blocks} blocks: {error}; free some disk space, or "
+            "write to another disk with --output"
+        )
+
+
+class BlockStore:
+    """A finished store at ``path``, read-only. Safe to share between threads, to fork and to pickle.
+
+    Raises ``StoreError`` if there is no finished store; reading raises it, naming file and block, when a block's
+    checksum is wrong (checked the first time this process touches the block).
+    Arrays keep the file mapped for as long as they live, so they stay valid after ``close()``.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self._map: _Map | None = _open_map(self.path)
+        self._rows_at_byte = self._map.rows_at_byte()
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+
+    def __enter__(self) -> "BlockStore":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @property
+    def meta(self) -> StoreMeta:
+        return self._opened.meta
+
+    @property
+    def layout(self) -> RecordLayout:
+        return self._opened.meta.layout
+
+    @property
+    def rows(self) -> int:
+        return self._opened.meta.rows
+
+    @property
+    def block_rows(self) -> int:
+        return self._opened.meta.block_rows
+
+    @property
+    def num_blocks(self) -> int:
+        return self._opened.meta.blocks
+
+    def block(self, number: int) -> np.ndarray:
+        """The rows of one block, a read-only view int32 [N, words]."""
+        if not 0 <= number < self.num_blocks:
+            raise IndexError(f"{self.path} has {self.num_blocks} blocks; there is no block {number}")
+        self._opened.check(np.array([number]))
+        return self._opened.block(number)
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """The rows at ``indices`` (integers [N], any order, repeats allowed), copied: int32 [N, words]."""
+        opened = self._opened
+        indices = np.asarray(indices, np.int64)
+        if not len(indices):
+            return np.empty((0, self.layout.words), "<i4")
+        if indices.min() < 0 or indices.max() >= self.rows:
+            raise IndexError(f"{self.path} has {self.rows} rows; asked for {indices.min()} .. {indices.max()}")
+        blocks, inside = np.divmod(indices, opened.meta.block_rows)
+        opened.check(blocks)
+        at = opened.row_starts[blocks] + inside * opened.row_bytes
+        return self._rows_at_byte[at].view("<i4").reshape(len(indices), -1)
+
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        """Rows ``start`` to ``stop`` (exclusive), int32 [N, words]: a read-only view when they lie in one block."""
+        if not 0 <= start <= stop <= self.rows:
+            raise IndexError(f"{self.path} has {self.rows} rows; asked for {start} to {stop}")
+        first, last = start // self.block_rows, max(stop - 1, start) // self.block_rows
+        if start == stop:
+            return np.empty((0, self.layout.words), "<i4")
+        begin = first * self.block_rows
+        parts = [self.block(number) for number in range(first, last + 1)]
+        parts[-1] = parts[-1][: stop - last * self.block_rows]
+        parts[0] = parts[0][start - begin :]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def close(self) -> None:
+        """Lets go of the file; it is unmapped once no store and no array of this process uses it."""
+        self._map = None
+        self._rows_at_byte = np.empty(0)
+
+    @property
+    def _opened(self) -> "_Map":
+        if self._map is None:
+            raise StoreError(f"{self.path}: this store was closed")
+        return self._map
+
+
+class _Map:
+    """One mapped store of this process, and the addresses of its blocks.
+
+    LMDB maps the file as one region. What ``view`` and ``rows_at_byte`` return holds this object, and it the mapping,
+    so that nothing is unmapped while an array can still be read.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._pid = os.getpid()
+        self._env = lmdb.open(
+            os.fspath(path), create=False, readonly=True, lock=False, readahead=False, meminit=False, max_spare_txns=0
+        )
+        # One read transaction for the life of the mapping: its pages' addresses stay valid, and threads need no lock.
+        self._transaction = self._env.begin(buffers=True)
+        self.meta = self._read_meta()
+        self.row_bytes = 4 * self.meta.layout.words
+        addresses, self._lengths = self._find_blocks()
+        self._first = int(addresses.min(initial=np.iinfo(np.int64).max))
+        self._offsets = addresses - self._first
+        self.row_starts = self._offsets + BLOCK_HEADER_BYTES
+        self._unchecked = np.ones(self.meta.blocks, bool)
+        self._any_unchecked = self.meta.blocks > 0
+
+    def __del__(self):
+        # A forked child inherits the mapping but must not touch the parent's environment.
+        if hasattr(self, "_env") and self._pid == os.getpid():
+            if hasattr(self, "_transaction"):
+                self._transaction.abort()
+            self._env.close()
+
+    def rows_at_byte(self) -> np.ndarray:
+        """An array with an element, a whole row, at *every* byte from the first block's to the last row's.
+
+        One fancy index of byte offsets (``row_starts[block] + row * row_bytes``) then gathers rows of any blocks at
+        memcpy's speed, which a loop over thousands of blocks would not.
+        """
+        if not self.meta.blocks:
+            return np.empty(0, f"V{self.row_bytes}")
+        span = int((self._offsets + self._lengths).max())
+        return np.ndarray((span - self.row_bytes + 1,), f"V{self.row_bytes}", self._view(0, span), 0, (1,))
+
+    def block(self, number: int) -> np.ndarray:
+        return decode_block(self._block_bytes(number), where=self._where(number), check=False)
+
+    def check(self, blocks: np.ndarray) -> None:
+        """Checks those of ``blocks`` that were not checked yet."""
+        if not self._any_unchecked:
+            return
+        for number in np.unique(blocks[self._unchecked[blocks]]):
+            try:
+                rows = decode_block(self._block_bytes(number), where=self._where(number))
+            except RecordError as error:
+                raise StoreError(str(error)) from error
+            if 4 * rows.shape[1] != self.row_bytes:
+                raise StoreError(f"{self._where(number)}: {rows.shape[1]} words a row, not {self.row_bytes // 4}")
+            self._unchecked[number] = False
+        self._any_unchecked = bool(self._unchecked.any())
+
+    def _block_bytes(self, number: int) -> memoryview:
+        return self._view(int(self._offsets[number]), int(self._lengths[number]))
+
+    def _view(self, offset: int, length: int) -> memoryview:
+        buffer = (ctypes.c_char * length).from_address(self._first + offset)
+        buffer.owner = self  # type: ignore[attr-defined]
+        return memoryview(buffer).toreadonly()
+
+    def _where(self, number: int) -> str:
+        return f"{self._path}: block {number}"
+
+    def _read_meta(self) -> StoreMeta:
+        last_page = self._env.info()["last_pgno"]
+        needed = (last_page + 1) * self._env.stat()["psize"]
+        size = (self._path / "data.mdb").stat().st_size
+        if size < needed:  # reading behind the end of a mapped file would kill the process
+            raise StoreError(f"{self._path}: cut short: data.mdb has {size:,} of {needed:,} bytes; build it again")
+        raw = self._transaction.get(_META_KEY)
+        if raw is None:
+            raise StoreError(f"{self._path}: not a finished store: its writer was stopped; build it again")
+        try:
+            return StoreMeta(**json.loads(bytes(raw)))
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"{self._path}: the store's meta entry is damaged: {error}") from error
+
+    def _find_blocks(self) -> tuple[np.ndarray, np.ndarray]:
+        meta = self.meta
+        starts = np.zeros(meta.blocks, np.int64)
+        lengths = np.zeros(meta.blocks, np.int64)
+        found = 0
+        for key, value in self._transaction.cursor():
+            if bytes(key) == _META_KEY:
+                continue
+            rows = min(meta.block_rows, meta.rows - found * meta.block_rows)
+            if found >= meta.blocks or bytes(key) != _block_key(found):
+                raise StoreError(f"{self._path}: entry {bytes(key)!r} is not the key of block {found}")
+            if len(value) != BLOCK_HEADER_BYTES + rows * self.row_bytes:
+                raise StoreError(f"{self._where(found)}: {len(value)} bytes do not hold {rows} rows")
+            starts[found] = np.frombuffer(value, np.uint8).ctypes.data
+            lengths[found] = len(value)
+            found += 1
+        if found != meta.blocks:
+            raise StoreError(f"{self._path}: {found} of {meta.blocks} blocks are there; build it again")
+        return starts, lengths
+
+
+# LMDB allows a file to be open once in a process (a forked child included), so stores of one file share its map.
+_maps: "weakref.WeakValueDictionary[tuple[int, int], _Map]" = weakref.WeakValueDictionary()
+_maps_lock = threading.Lock()
+
+
+def _open_map(path: pathlib.Path) -> _Map:
+    try:
+        status = (path / "data.mdb").stat()
+    except OSError as error:
+        raise StoreError(f"{path}: no such store (a store is a directory with a data.mdb)") from error
+    with _maps_lock:
+        opened = _maps.get((status.st_dev, status.st_ino))
+        if opened is None:
+            try:
+                opened = _Map(path)
+            except lmdb.Error as error:
+                raise StoreError(f"{path}: cannot be opened: {error}; if it was damaged, build it again") from error
+            _maps[(status.st_dev, status.st_ino)] = opened
+        return opened
+
+
+def _block_key(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def sync_directory(path: pathlib.Path) -> None:
+    """Makes the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

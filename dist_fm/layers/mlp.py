@@ -1,0 +1,50 @@
+"""The multi-layer perceptron that the deep models share."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dist_fm.layers.batch_norm import BatchNorm
+from dist_fm.layers.dense import dense
+from dist_fm.layers.dropout import dropout
+
+ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "linear": lambda x: x}
+
+
+class MLP(nnx.Module):
+    """[dense -> BatchNorm -> activation -> dropout] for each of ``dims``, then, with ``output``, a dense layer to one.
+
+    Maps [B, in_features] to logits [B], or to [B, dims[-1]] when ``output`` is false.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        dims: Sequence[int],
+        *,
+        dropout: float,
+        batch_norm: bool = True,
+        activation: str = "relu",
+        output: bool = True,
+        layer_init: str = "torch",
+        rngs: nnx.Rngs,
+    ):
+        self.dropout = dropout
+        self.activation = activation
+        sizes = (in_features, *dims)
+        self.hidden = nnx.List(
+            [dense(a, b, layer_init=layer_init, rngs=rngs) for a, b in zip(sizes, dims, strict=False)]
+        )
+        self.norms = nnx.List([BatchNorm(size) for size in dims]) if batch_norm else None
+        self.output = dense(sizes[-1], 1, layer_init=layer_init, rngs=rngs) if output else None
+
+    def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+        for i, hidden in enumerate(self.hidden):
+            x = hidden(x)
+            if self.norms is not None:
+                x = self.norms[i](x, mask, train=train)
+            x = ACTIVATIONS[self.activation](x)
+            x = dropout(x, self.dropout, train=train, rngs=rngs)
+        return x if self.output is None else self.output(x)[:, 0]

@@ -1,0 +1,53 @@
+"""DeepFM."""
+
+import dataclasses
+
+import jax
+from flax import nnx
+
+from dist_fm.data.schema import Schema
+from dist_fm.layers.dense import FirstOrder
+from dist_fm.layers.fm import pair_sum
+from dist_fm.layers.mlp import MLP
+from dist_fm.models.base import Batch, Model, ModelConfig, Rows, factor_column, flatten_fields, linear_column
+from dist_fm.tables.spec import Column
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepFMConfig(ModelConfig):
+    """``embed_dim`` factors K, shared by the FM and an MLP of ``mlp_dims`` hidden units with ``dropout``."""
+
+    embed_dim: int = 16
+    mlp_dims: tuple[int, ...] = (16, 16)
+    dropout: float = 0.2
+    batch_norm: bool = True
+
+
+class DeepFM(Model):
+    """An FM and an MLP over the same factors, summed (Guo et al. 2017, "DeepFM", eq. 1)."""
+
+    Config = DeepFMConfig
+    config: DeepFMConfig
+
+    def __init__(self, config: DeepFMConfig, schema: Schema, *, rngs: nnx.Rngs):
+        self.config = config
+        self.linear = FirstOrder()
+        self.mlp = MLP(
+            schema.num_fields * config.embed_dim,
+            config.mlp_dims,
+            dropout=config.dropout,
+            batch_norm=config.batch_norm,
+            layer_init=config.layer_init,
+            rngs=rngs,
+        )
+
+    def columns(self, schema: Schema) -> dict[str, Column]:
+        return {
+            "linear": linear_column(self.config),
+            "factors": factor_column(self.config, schema, self.config.embed_dim),
+        }
+
+    def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+        factors = rows["factors"]
+        deep = self.mlp(flatten_fields(factors), batch.mask, train=train, rngs=rngs)
+        return self.linear(rows["linear"]) + pair_sum(factors) + deep

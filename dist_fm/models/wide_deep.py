@@ -1,0 +1,54 @@
+"""Wide & Deep."""
+
+import dataclasses
+
+import jax
+from flax import nnx
+
+from dist_fm.data.schema import Schema
+from dist_fm.layers.dense import FirstOrder
+from dist_fm.layers.mlp import MLP
+from dist_fm.models.base import Batch, Model, ModelConfig, Rows, factor_column, flatten_fields, linear_column
+from dist_fm.tables.spec import Column
+
+
+@dataclasses.dataclass(frozen=True)
+class WideDeepConfig(ModelConfig):
+    """``embed_dim`` factors K into an MLP of ``mlp_dims`` hidden units with ``dropout``."""
+
+    embed_dim: int = 16
+    mlp_dims: tuple[int, ...] = (16, 16)
+    dropout: float = 0.2
+    batch_norm: bool = True
+
+
+class WideDeep(Model):
+    """A linear model and an MLP, summed (Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems", eq. 3).
+
+    As in torchfm the wide part is first-order; the paper's crossed features would be fields of the data set.
+    """
+
+    Config = WideDeepConfig
+    config: WideDeepConfig
+
+    def __init__(self, config: WideDeepConfig, schema: Schema, *, rngs: nnx.Rngs):
+        self.config = config
+        self.linear = FirstOrder()
+        self.mlp = MLP(
+            schema.num_fields * config.embed_dim,
+            config.mlp_dims,
+            dropout=config.dropout,
+            batch_norm=config.batch_norm,
+            layer_init=config.layer_init,
+            rngs=rngs,
+        )
+
+    def columns(self, schema: Schema) -> dict[str, Column]:
+        return {
+            "linear": linear_column(self.config),
+            "factors": factor_column(self.config, schema, self.config.embed_dim),
+        }
+
+    def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+        deep = self.mlp(flatten_fields(rows["factors"]), batch.mask, train=train, rngs=rngs)
+        return self.linear(rows["linear"]) + deep

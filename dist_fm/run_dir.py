@@ -1,0 +1,95 @@
+"""One run, one directory: its files, written whole or not at all.
+
+config.toml (resolved), schema.json and vocab/ (so that prediction needs no data set), metrics.jsonl (a line an event),
+checkpoints/ and best/, result.json (last: a run that has it is finished).
+"""
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from dist_fm.config import Config, build_config
+from dist_fm.data.schema import Schema, SchemaError
+from dist_fm.errors import UserError
+
+
+class RunDir:
+    """The directory of a run, existing or to be made."""
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+
+    @classmethod
+    def open(cls, path: str | pathlib.Path) -> "RunDir":
+        """An existing run; raises ``UserError`` when ``path`` is none."""
+        run = cls(path)
+        if not run.config_file.is_file():
+            raise UserError(f"--run={path} is not a run: it has no config.toml (runs are made by `python -m dist_fm.train`)")
+        return run
+
+    @property
+    def config_file(self) -> pathlib.Path:
+        return self.path / "config.toml"
+
+    @property
+    def metrics_file(self) -> pathlib.Path:
+        return self.path / "metrics.jsonl"
+
+    def create(self, config: Config, data: pathlib.Path) -> None:
+        """Makes the directory with copies of what ``data`` says of its raw values; config.toml, written last, marks it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if (data / "vocab").is_dir():
+            shutil.copytree(data / "vocab", self.path / "vocab", dirs_exist_ok=True)
+        write_whole(self.path / "schema.json", (data / "schema.json").read_text(encoding="utf-8"))
+        write_whole(self.config_file, config.to_toml())
+
+    def config(self) -> Config:
+        import tomllib
+
+        return build_config(tomllib.loads(self.config_file.read_text(encoding="utf-8")), str(self.config_file))
+
+    def schema(self) -> Schema:
+        path = self.path / "schema.json"
+        if not path.is_file():
+            raise SchemaError(f"{path} is missing: the run is damaged")
+        return Schema.from_json(path.read_text(encoding="utf-8"), where=str(path))
+
+    def result(self) -> dict[str, Any] | None:
+        path = self.path / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        write_whole(self.path / "result.json", json.dumps(result, indent=1) + "\n")
+
+    def cut_metrics(self, step: int) -> None:
+        """Drops the events after ``step``: a resumed run will write them again. A torn last line is dropped too."""
+        if not self.metrics_file.is_file():
+            return
+        kept = []
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if event["step"] <= step:
+                kept.append(line + "\n")
+        write_whole(self.metrics_file, "".join(kept))
+
+    def clear(self) -> None:
+        """Removes what a run made here, and nothing else."""
+        for name in ("config.toml", "result.json", "metrics.jsonl", "schema.json"):
+            (self.path / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "best", "vocab", "timeline"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes ``text`` beside ``path`` and renames it, so that a reader never sees half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)

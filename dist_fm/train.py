@@ -1,0 +1,23 @@
+"""Trains a model: `python -m dist_fm.train --data=DIR --model=deepfm --devices=4 [--config=FILE] [--section.key=value]`."""
+
+import json
+import sys
+
+from dist_fm.errors import UserError, run_command
+from dist_fm.flags import help_text, load_config, parse_flags
+from dist_fm.training.session import train
+
+
+def main(arguments: list[str]) -> None:
+    if "--help" in arguments or "-h" in arguments:
+        print(__doc__ + "\n\n" + help_text())
+        return
+    flags, own = parse_flags(arguments, own=("config",))
+    config = load_config(own.get("config"), flags)
+    if not config.data.path:
+        raise UserError("no data set was given: --data=DIR, made by `data_tools build-lmdb`")
+    print(json.dumps(train(config), indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,1 @@
+"""State, step, loop and hooks of training."""

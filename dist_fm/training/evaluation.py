@@ -1,0 +1,48 @@
+"""Exact metrics of a split: every row scored once, metrics from all scores at once, never averaged over batches."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dist_fm.data.pipeline import batches
+from dist_fm.data.source import EvalSource
+from dist_fm.data.store import BlockStore
+from dist_fm.metrics.auc import auc
+from dist_fm.metrics.loss import logloss, mae, rmse
+from dist_fm.training.in_flight import bounded
+from dist_fm.training.state import TrainState
+from dist_fm.training.step import Engine
+
+Metrics = dict[str, float | None]
+
+
+def score(engine: Engine, state: TrainState, source: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Logits, labels and weights of the real rows of each batch of ``source``, in order; float32 [n] each."""
+    threads = engine.config.data.read_threads
+    placed = batches(source, engine.prepare, engine.mesh, threads=threads)
+    for logits, batch in bounded((engine.eval_step(state, batch), batch) for batch in placed):
+        real = np.asarray(batch.mask) > 0
+        yield np.asarray(logits)[real], np.asarray(batch.labels)[real], np.asarray(batch.weights)[real]
+
+
+def evaluate(engine: Engine, state: TrainState, store: BlockStore) -> Metrics:
+    """Metrics of all rows of ``store``: auc and logloss (bce), or rmse and mae (mse); None where one is undefined."""
+    size = engine.config.train.eval_batch_size
+    source = EvalSource(store, engine.schema, size, padded_size=engine.padded_batch(size))
+    scored = list(score(engine, state, source))
+    if not scored:
+        return metrics_of(engine.config.train.loss, *np.zeros((3, 0), np.float32))
+    logits, labels, weights = (np.concatenate(parts) for parts in zip(*scored, strict=True))
+    return metrics_of(engine.config.train.loss, logits, labels, weights)
+
+
+def metrics_of(loss: str, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Metrics:
+    """Metrics of ``logits``, ``labels``, ``weights`` [N]; None for all of them when the weights sum to nothing."""
+    empty = weights.sum() == 0
+    if loss == "mse":
+        return {"rmse": None if empty else rmse(labels, logits, weights), "mae": None if empty else mae(labels, logits, weights)}
+    return {
+        "auc": None if empty else auc(labels, logits, weights),
+        "logloss": None if empty else logloss(labels, logits, weights),
+    }

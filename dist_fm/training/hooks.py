@@ -1,0 +1,110 @@
+"""What happens beside training: the metrics file, the progress bar, the profiler. None of it changes a number."""
+
+import json
+import time
+from typing import Any, Protocol
+
+import jax
+import tqdm
+
+from dist_fm.config import RunConfig
+from dist_fm.errors import UserError
+from dist_fm.run_dir import RunDir
+
+Event = dict[str, Any]
+
+
+class Hook(Protocol):
+    def on_step(self, step: int, epoch: int, loss: float, samples: int) -> None: ...
+    def on_event(self, event: Event) -> None: ...
+    def close(self) -> None: ...
+
+
+class MetricsFile:
+    """Appends to metrics.jsonl: every ``log_steps`` steps the mean loss since the last line, and every evaluation."""
+
+    def __init__(self, run: RunDir, log_steps: int):
+        self._file = open(run.metrics_file, "a", encoding="utf-8")
+        self._log_steps = log_steps
+        self._losses: list[float] = []
+        self._samples, self._since = 0, time.perf_counter()
+
+    def on_step(self, step: int, epoch: int, loss: float, samples: int) -> None:
+        self._losses.append(loss)
+        self._samples += samples
+        if step % self._log_steps == 0:
+            now = time.perf_counter()
+            rate = self._samples / max(now - self._since, 1e-9)
+            mean = sum(self._losses) / len(self._losses)
+            self.on_event({"step": step, "epoch": epoch, "split": "train", "loss": mean, "samples_per_s": round(rate)})
+            self._losses, self._samples, self._since = [], 0, now
+
+    def on_event(self, event: Event) -> None:
+        self._file.write(json.dumps(event) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ProgressBar:
+    """Steps, loss and samples/s on the terminal; evaluations as lines. Quiet when stderr is no terminal."""
+
+    REFRESH_S = 0.2
+
+    def __init__(self, first_step: int, steps: int, quiet: bool):
+        self._bar = tqdm.tqdm(total=steps, initial=first_step, unit="step", disable=True if quiet else None, leave=False)
+        self._quiet = quiet
+        self._samples, self._since, self._steps = 0, time.perf_counter(), first_step
+
+    def on_step(self, step: int, epoch: int, loss: float, samples: int) -> None:
+        self._samples += samples
+        now = time.perf_counter()
+        if not self._bar.disable and now - self._since > self.REFRESH_S:
+            rate = self._samples / (now - self._since)
+            self._bar.set_postfix_str(f"epoch {epoch}  loss {loss:.4f}  {rate:,.0f} samples/s", refresh=False)
+            self._bar.update(step - self._steps)
+            self._samples, self._since, self._steps = 0, now, step
+
+    def on_event(self, event: Event) -> None:
+        if event["split"] != "train" and not self._quiet:
+            numbers = "  ".join(f"{k} {v:.5f}" for k, v in event.items() if isinstance(v, float))
+            self._bar.write(f"step {event['step']}  epoch {event['epoch']}  {event['split']}: {numbers}")
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Timeline:
+    """Profiles steps FROM to TO into the run's timeline/ directory, for TensorBoard or Perfetto."""
+
+    def __init__(self, run: RunDir, steps: str):
+        first, colon, last = steps.partition(":")
+        if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
+            raise UserError(f"--timeline={steps}: must be FROM:TO, two step numbers, the first the smaller")
+        self._from, self._to = int(first), int(last)
+        self._directory = str(run.path / "timeline")
+        self._running = False
+
+    def on_step(self, step: int, epoch: int, loss: float, samples: int) -> None:
+        if step == self._from:
+            jax.profiler.start_trace(self._directory)
+            self._running = True
+        elif step >= self._to:
+            self.close()
+
+    def on_event(self, event: Event) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+
+
+def make_hooks(config: RunConfig, run: RunDir, first_step: int, steps: int) -> list[Hook]:
+    """The hooks ``config`` asks for."""
+    hooks: list[Hook] = [MetricsFile(run, config.log_steps), ProgressBar(first_step, steps, config.quiet)]
+    if config.timeline:
+        hooks.append(Timeline(run, config.timeline))
+    return hooks

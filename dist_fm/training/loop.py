@@ -1,0 +1,143 @@
+"""The training loop. The order at a step boundary is fixed: finish the steps, evaluate, save the best, save, stop.
+
+Between boundaries (evaluations and saves) steps are only sent; the loss of step t - 4 is awaited before step t is sent,
+which bounds what is in flight and shows a NaN at once.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dist_fm.checkpoint import Checkpoints
+from dist_fm.config import Config
+from dist_fm.data.pipeline import batches
+from dist_fm.data.source import TrainSource
+from dist_fm.data.store import BlockStore
+from dist_fm.errors import UserError
+from dist_fm.training.evaluation import evaluate
+from dist_fm.training.hooks import Hook
+from dist_fm.training.in_flight import bounded
+from dist_fm.training.progress import Progress
+from dist_fm.training.state import TrainState
+from dist_fm.training.step import Engine, StepMetrics
+
+
+class Loop:
+    """Trains ``state`` from its step on, on ``train``, choosing the best step on ``valid`` (None or empty: the last)."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: TrainState,
+        progress: Progress,
+        train: BlockStore,
+        valid: BlockStore | None,
+        checkpoints: Checkpoints,
+        hooks: list[Hook],
+    ):
+        self.engine, self.state, self.progress, self.hooks = engine, state, progress, hooks
+        self.config: Config = engine.config
+        self.valid = valid if valid is not None and valid.rows and not self.config.train.no_eval else None
+        self.checkpoints = checkpoints
+        self.step = int(state.step)
+        self.rows = train.rows
+        size = self.config.train.batch_size
+        self.steps_per_epoch = math.ceil(train.rows / size)
+        self.steps = total_steps(self.config, train.rows)
+        self._source = TrainSource(
+            train,
+            engine.schema,
+            size,
+            seed=self.config.train.seed,
+            steps=self.steps,
+            unseen_rate=self.config.data.unseen_rate,
+            padded_size=engine.padded_batch(size),
+        )
+
+    def run(self) -> tuple[TrainState, Progress]:
+        """Trains to the end, or until patience runs out; the returned state is the last, not the best."""
+        threads = self.config.data.read_threads
+        placed = batches(self._source, self.engine.prepare, self.engine.mesh, start=self.step, threads=threads)
+        try:
+            while self.step < self.steps and not self.progress.stopped_early:
+                self._train(placed, self._next_boundary())
+                if self._is_due(self.config.train.eval_steps) or self.step == self.steps:
+                    self._evaluate()
+                if self._is_due(self.config.run.save_steps) or self.step == self.steps or self.progress.stopped_early:
+                    self.checkpoints.save(self.state, dataclasses.asdict(self.progress))
+        finally:
+            placed.close()
+            for hook in self.hooks:
+                hook.close()
+        self.checkpoints.wait()
+        return self.state, self.progress
+
+    def _train(self, placed: Iterator, until: int) -> None:
+        """Trains up to step ``until``. Seconds spent compiling do not count as training time."""
+        began, self._compiling_s, first = time.perf_counter(), 0.0, self.step
+        for step, metrics in bounded(self._send(placed, until)):
+            loss, norm = float(metrics.loss), float(metrics.gradient_norm)
+            if not (np.isfinite(loss) and np.isfinite(norm)):
+                self._stop_diverged(step, loss, norm)
+            for hook in self.hooks:
+                hook.on_step(step, self._epoch(step), loss, self._samples(step))
+        self.progress.seconds += time.perf_counter() - began - self._compiling_s
+        self.progress.samples += sum(self._samples(step) for step in range(first + 1, until + 1))
+
+    def _send(self, placed: Iterator, until: int) -> Iterator[tuple[int, StepMetrics]]:
+        while self.step < until:
+            batch = next(placed)
+            programs, began = self.engine.compiled_steps(), time.perf_counter()
+            self.state, metrics = self.engine.train_step(self.state, batch)
+            if self.engine.compiled_steps() != programs:
+                self._compiling_s += time.perf_counter() - began
+            self.step += 1
+            yield self.step, metrics
+
+    def _evaluate(self) -> None:
+        epoch = self._epoch(self.step)
+        metrics = evaluate(self.engine, self.state, self.valid) if self.valid is not None else {}
+        if metrics:
+            for hook in self.hooks:
+                hook.on_event({"step": self.step, "epoch": epoch, "split": "valid", **metrics})
+        if self.progress.update(self.config.train, metrics, self.step, epoch):
+            self.checkpoints.save_best(self.state)
+        scale = jax.device_put(jnp.float32(self.progress.lr_scale), self.state.lr_scale.sharding)
+        self.state = dataclasses.replace(self.state, lr_scale=scale)
+
+    def _stop_diverged(self, step: int, loss: float, norm: float) -> None:
+        kept = self.checkpoints.latest_step()
+        where = f"the checkpoint of step {kept} is kept" if kept is not None else "no checkpoint had been saved yet"
+        raise UserError(
+            f"step {step}: loss {loss}, gradient norm {norm}: training diverged and was stopped; {where}. "
+            f"Try a smaller --lr, or --optimizer.clip_norm"
+        )
+
+    def _next_boundary(self) -> int:
+        periods = {self.config.train.eval_steps, self.config.run.save_steps}
+        return min([self.steps, *(self._next_multiple(period or self.steps_per_epoch) for period in periods)])
+
+    def _next_multiple(self, period: int) -> int:
+        return (self.step // period + 1) * period
+
+    def _is_due(self, period: int) -> bool:
+        return self.step % (period or self.steps_per_epoch) == 0
+
+    def _epoch(self, step: int) -> int:
+        """The epoch, from 1, that ``step`` (from 1) belongs to."""
+        return math.ceil(step / self.steps_per_epoch)
+
+    def _samples(self, step: int) -> int:
+        at = (step - 1) % self.steps_per_epoch
+        return min(self.config.train.batch_size, self.rows - at * self.config.train.batch_size)
+
+
+def total_steps(config: Config, rows: int) -> int:
+    """Steps of the whole run: ``epochs`` over ``rows`` rows, cut at ``steps`` unless that is 0."""
+    steps = math.ceil(rows / config.train.batch_size) * config.train.epochs
+    return min(steps, config.train.steps) if config.train.steps else steps

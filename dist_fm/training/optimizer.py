@@ -1,0 +1,71 @@
+"""The dense optimizer: optax by name, with the learning-rate schedule of the configuration."""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dist_fm.config import OptimizerConfig
+from dist_fm.errors import UserError
+
+_BUILDERS = {
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "adagrad": optax.adagrad,
+    "sgd": optax.sgd,
+    "rmsprop": optax.rmsprop,
+    "adabelief": optax.adabelief,
+    "nadam": optax.nadam,
+}
+_ARGUMENTS = {"initial_accumulator": "initial_accumulator_value"}
+_OWN = ("b1", "b2", "eps", "momentum", "weight_decay", "initial_accumulator")
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """The optax optimizer ``config`` names; a setting that optimizer does not have is a ``UserError``."""
+    builder = _BUILDERS[config.name]
+    accepted = inspect.signature(builder).parameters
+    arguments: dict[str, Any] = {}
+    for key in _OWN:
+        value = getattr(config, key)
+        if value is None:
+            continue
+        argument = _argument(config.name, key)
+        if argument not in accepted or (key == "weight_decay" and config.name != "adamw"):
+            have = [k for k in _OWN if _argument(config.name, k) in accepted and (k != "weight_decay" or config.name == "adamw")]
+            raise UserError(f"--optimizer.{key}={value}: {config.name} has no {key}; it has: {', '.join(have) or 'none'}")
+        arguments[argument] = value
+    if config.name == "adamw":
+        arguments["mask"] = weights_mask
+    return builder(make_schedule(config), **arguments)
+
+
+def _argument(name: str, key: str) -> str:
+    if name == "rmsprop" and key == "b2":
+        return "decay"
+    return _ARGUMENTS.get(key, key)
+
+
+def weights_mask(params: Any) -> Any:
+    """True for weights (tables and kernels), False for biases and BatchNorm's scale: arrays of fewer than two axes."""
+    return jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
+
+
+def make_schedule(config: OptimizerConfig) -> optax.Schedule:
+    """Learning rate by step: linear warm-up over ``warmup_steps``, then the named schedule over ``decay_steps``."""
+    lr, decay = config.lr, config.decay_steps
+    if config.schedule != "constant" and decay == 0:
+        raise UserError(f"--optimizer.schedule={config.schedule} needs --optimizer.decay_steps, the steps it decays over")
+    if config.schedule == "exponential" and config.decay_rate == 0:
+        raise UserError("--optimizer.schedule=exponential needs --optimizer.decay_rate above 0")
+    after = {
+        "constant": lambda: optax.constant_schedule(lr),
+        "cosine": lambda: optax.cosine_decay_schedule(lr, decay, config.decay_rate),
+        "linear": lambda: optax.linear_schedule(lr, lr * config.decay_rate, decay),
+        "exponential": lambda: optax.exponential_decay(lr, decay, config.decay_rate),
+    }[config.schedule]()
+    if config.warmup_steps == 0:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, lr, config.warmup_steps), after], [config.warmup_steps])

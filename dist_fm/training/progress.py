@@ -1,0 +1,45 @@
+"""Where a run stands besides its weights: the best evaluation so far, patience, and whether it stopped early."""
+
+import dataclasses
+
+from dist_fm.config import TrainConfig
+from dist_fm.training.evaluation import Metrics
+
+
+@dataclasses.dataclass
+class Progress:
+    """Saved with every checkpoint as plain JSON."""
+
+    best_value: float | None = None
+    best_step: int | None = None
+    best_epoch: int | None = None
+    best_metrics: Metrics = dataclasses.field(default_factory=dict)
+    without_improvement: int = 0
+    lr_scale: float = 1.0
+    stopped_early: bool = False
+    samples: int = 0  # trained in timed steps, and the seconds those took
+    seconds: float = 0.0
+
+    def update(self, config: TrainConfig, metrics: Metrics, step: int, epoch: int) -> bool:
+        """Takes in an evaluation of the valid split; True when it is the best so far."""
+        value = monitored(config.monitor, metrics)
+        # Without a value (one class only, no rows) there is nothing to choose by: the newest is taken.
+        if value is None or self.best_value is None or value > self.best_value + config.min_delta:
+            self.best_value, self.best_step, self.best_epoch, self.best_metrics = value, step, epoch, metrics
+            self.without_improvement = 0
+            return True
+        if epoch >= config.min_epochs:
+            self.without_improvement += 1
+            self.lr_scale *= config.plateau_factor
+            self.stopped_early = 0 < config.patience <= self.without_improvement
+        return False
+
+
+def monitored(name: str, metrics: Metrics) -> float | None:
+    """The number to be as large as possible; None when ``metrics`` lack it."""
+    parts = {"auc": ("auc",), "logloss": ("logloss",), "auc-logloss": ("auc", "logloss"), "rmse": ("rmse",)}[name]
+    values = [metrics.get(part) for part in parts]
+    if any(value is None for value in values):
+        return None
+    signs = {"auc": 1.0, "logloss": -1.0, "rmse": -1.0}
+    return sum(signs[part] * value for part, value in zip(parts, values, strict=True) if value is not None)

@@ -1,0 +1,146 @@
+"""One training step and one evaluation step: all the maths on one page.
+
+A step gathers the batch's unique table rows, spreads them to samples, asks the model for logits, and differentiates
+the loss with respect to the unique rows and the network. The same functions run on one device and on many.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dist_fm.config import Config
+from dist_fm.data.pipeline import Batch
+from dist_fm.data.schema import Schema
+from dist_fm.data.source import HostBatch
+from dist_fm.metrics.loss import sample_loss
+from dist_fm.models import get_model
+from dist_fm.tables import lookup
+from dist_fm.tables.spec import RowLayout, TableSpec
+from dist_fm.tables.unique import unique_rows
+from dist_fm.training.optimizer import make_optimizer, weights_mask
+from dist_fm.training.state import TrainState
+
+
+class StepMetrics(NamedTuple):
+    loss: jax.Array  # mean over the batch's real samples, without L2
+    gradient_norm: jax.Array  # global, before clipping; not finite when any gradient is not
+
+
+class Engine:
+    """A model on a mesh: its first state, its training step and its evaluation step, all compiled once a batch shape."""
+
+    def __init__(self, config: Config, schema: Schema, mesh: Mesh, *, dtype: Any = jnp.float32):
+        self.config, self.schema, self.mesh, self.dtype = config, schema, mesh, dtype
+        self._model_class = get_model(config.model_name)
+        abstract = nnx.eval_shape(lambda: self._model(jax.random.key(0)))
+        self.layout = RowLayout(abstract.columns(schema))
+        self.spec = TableSpec(schema.num_rows, self.layout, dtype)
+        self._graph = nnx.split(abstract, nnx.Param, nnx.BatchStat)[0]
+        self.optimizer = make_optimizer(config.optimizer)
+        everywhere = NamedSharding(mesh, P())
+        self._key = jax.random.key(config.train.seed)
+        self.init = jax.jit(self._init, out_shardings=everywhere)
+        self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=everywhere)
+        self.eval_step = jax.jit(self._eval_step, out_shardings=everywhere)
+
+    def padded_batch(self, size: int) -> int:
+        """``size`` rounded up so that the devices divide it."""
+        return -(-size // self.mesh.size) * self.mesh.size
+
+    def prepare(self, batch: HostBatch) -> dict[str, np.ndarray]:
+        """A host batch with its logical rows turned into unique physical rows; runs in the loader's threads."""
+        batch = dict(batch)
+        batch["unique"], batch["inverse"] = unique_rows(batch.pop("rows"), self.spec)
+        return batch
+
+    def compiled_steps(self) -> int:
+        """Training steps compiled so far: one a bucket of unique rows."""
+        return self.train_step._cache_size()
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, types and shardings of a state, to restore a checkpoint into."""
+        everywhere = NamedSharding(self.mesh, P())
+        shapes = jax.eval_shape(self._init)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)
+
+    def parameters(self) -> int:
+        """Trained numbers: the table's true rows and the network."""
+        network = sum(x.size for x in jax.tree.leaves(jax.eval_shape(self._init).params))
+        return self.spec.rows * self.layout.width + network
+
+    def _model(self, key: jax.Array) -> Any:
+        return self._model_class(self.config.model, self.schema, rngs=nnx.Rngs(key))
+
+    def _init(self) -> TrainState:
+        table_key, network_key = jax.random.split(jax.random.fold_in(self._key, 2**31 - 1))
+        _, params, stats = nnx.split(self._model(network_key), nnx.Param, nnx.BatchStat)
+        params, stats = jax.tree.map(lambda x: x.astype(self.dtype), (params, stats))
+        table = self.spec.init(table_key)
+        return TrainState.create(table, params, stats, self.optimizer.init({"table": table, "network": params}))
+
+    def _logits(
+        self, unique: jax.Array, params: nnx.State, stats: nnx.State, batch: Batch, dropout: jax.Array | None
+    ) -> tuple[jax.Array, nnx.State]:
+        """Logits [B] and BatchNorm's new statistics; ``dropout`` is the step's key, None in evaluation."""
+        rows = lookup.spread(unique, batch.inverse, batch.values, self.schema.slot_fields, self.mesh)
+        model = nnx.merge(self._graph, params, stats, copy=True)  # its statistics change, in this trace only
+        rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
+        logits = model(lookup.columns(rows, self.layout), batch, train=dropout is not None, rngs=rngs)
+        return logits, nnx.state(model, nnx.BatchStat)
+
+    def _loss(self, trained: dict[str, Any], state: TrainState, batch: Batch) -> tuple[jax.Array, nnx.State]:
+        """The mean loss over the global batch's real samples, each by its weight."""
+        dropout = jax.random.fold_in(self._key, state.step)
+        logits, stats = self._logits(trained["table"], trained["network"], state.stats, batch, dropout)
+        share = batch.mask * batch.weights
+        # A masked sample's loss is replaced, not multiplied by 0: its logit may be anything, and inf x 0 is NaN.
+        losses = jnp.where(batch.mask > 0, sample_loss(self.config.train.loss, logits, batch.labels), 0)
+        return (losses * share).sum() / jnp.maximum(share.sum(), jnp.finfo(share.dtype).tiny), stats
+
+    def _train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        unique = lookup.gather_unique(state.table, batch.unique)
+        trained = {"table": unique, "network": state.params}
+        (loss, stats), gradient = jax.value_and_grad(self._loss, has_aux=True)(trained, state, batch)
+
+        # Dense: the optimizer passes over every row, touched or not, as torch's does over nn.Embedding.
+        weights = {"table": state.table, "network": state.params}
+        gradient["table"] = lookup.scatter_unique(gradient["table"], batch.unique, state.table.shape)
+        gradient = self._add_l2(gradient, weights)
+        norm = optax.global_norm(gradient)
+        gradient = self._clip(gradient, norm)
+        updates, optimizer = self.optimizer.update(gradient, state.optimizer, weights)
+        weights = jax.tree.map(lambda w, u: w + u * state.lr_scale.astype(w.dtype), weights, updates)
+        state = TrainState(state.step + 1, weights["table"], weights["network"], stats, optimizer, state.lr_scale)
+        return state, StepMetrics(loss, norm)
+
+    def _add_l2(self, gradient: Any, weights: Any) -> Any:
+        """Adds l2 x weight, the gradient of (l2 / 2) |w|^2: to the table, and to kernels, never to biases or BatchNorm."""
+        l2 = self.config.optimizer
+        is_weight = weights_mask(weights)
+
+        def add(factor: float, gradient: Any, weights: Any, is_weight: Any) -> Any:
+            if factor == 0:
+                return gradient
+            return jax.tree.map(lambda g, w, regular: g + factor * w if regular else g, gradient, weights, is_weight)
+
+        return {
+            part: add(factor, gradient[part], weights[part], is_weight[part])
+            for part, factor in (("table", l2.l2_embedding), ("network", l2.l2_network))
+        }
+
+    def _clip(self, gradient: Any, norm: jax.Array) -> Any:
+        limit = self.config.optimizer.clip_norm
+        if limit == 0:
+            return gradient
+        return jax.tree.map(lambda g: g * jnp.minimum(1, limit / norm).astype(g.dtype), gradient)
+
+    def _eval_step(self, state: TrainState, batch: Batch) -> jax.Array:
+        """Logits [B] of the trained model, on every device."""
+        unique = lookup.gather_unique(state.table, batch.unique)
+        return self._logits(unique, state.params, state.stats, batch, None)[0]

@@ -1,0 +1,72 @@
+"""Shared by all tests: four CPU devices, a persistent compilation cache, and small data sets made by hand."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
+CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import numpy as np
+import pytest
+
+from dist_fm.data.records import RecordLayout
+from dist_fm.data.schema import EMPTY, Field, Label, Schema
+from dist_fm.data.store import BlockWriter
+
+SHARED = pathlib.Path(__file__).parent.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of real data and golden outputs beside the repository; tests that need it skip without it."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the folder of real data, ../shared, which is not part of the repository")
+    return SHARED
+
+
+def make_schema(sizes=(40, 30, 9), roles=("user", "item", None), rule="binary", name="made") -> Schema:
+    """Single-valued categorical fields of ``sizes`` rows."""
+    offsets = np.cumsum([0, *sizes[:-1]])
+    fields = tuple(
+        Field(f"f{i}", "categorical", int(n), int(o), role=role)
+        for i, (n, o, role) in enumerate(zip(sizes, offsets, roles, strict=True))
+    )
+    return Schema(name, fields, Label("label", rule))
+
+
+def write_data_set(directory: pathlib.Path, schema: Schema, rows=(900, 150, 150), seed=0, **arrays) -> pathlib.Path:
+    """A finished data set of random rows whose label depends on the ids; ``rows`` for train, valid, test."""
+    rng = np.random.default_rng(seed)
+    layout = RecordLayout.for_schema(schema)
+    weights = rng.normal(0, 2, schema.num_rows)
+    directory.mkdir(parents=True)
+    counts = {}
+    for split, n in zip(("train", "valid", "test"), rows, strict=True):
+        ids = np.stack([rng.integers(0, f.rows, n) + f.offset for f in schema.fields for _ in range(f.slots)], 1)
+        if schema.has_values:
+            ids[rng.random(ids.shape) < 0.1] = EMPTY
+        score = np.where(ids == EMPTY, 0, weights[ids]).sum(1)
+        labels = (rng.random(n) < 1 / (1 + np.exp(-score))).astype(np.float32)
+        if schema.label.rule == "value":
+            labels = score.astype(np.float32)
+        values = rng.normal(1, 0.3, ids.shape).astype(np.float32) if schema.has_values else None
+        sample_weights = rng.random(n).astype(np.float32) + 0.5 if schema.has_weights else None
+        with BlockWriter(directory / f"{split}.lmdb", layout, block_rows=128) as writer:
+            if n:
+                writer.append(layout.pack(labels, ids.astype(np.int32), values, sample_weights))
+        counts[split] = {"rows": n}
+    schema = dataclasses.replace(schema, counts=counts)
+    (directory / "schema.json").write_text(schema.to_json(), encoding="utf-8")
+    (directory / "manifest.json").write_text(json.dumps({"counts": counts}), encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory) -> pathlib.Path:
+    """Three fields, 900 / 150 / 150 rows."""
+    return write_data_set(tmp_path_factory.mktemp("data") / "small", make_schema())
