@@ -26,7 +26,9 @@ class Checkpoints:
 
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
         """Saves ``state`` and ``progress`` (plain JSON) at the state's step, in the background."""
-        _save(self._last, int(state.step), state=ocp.args.StandardSave(_tree(state)), progress=ocp.args.JsonSave(progress))
+        _save(
+            self._last, int(state.step), state=ocp.args.StandardSave(_tree(state)), progress=ocp.args.JsonSave(progress)
+        )
 
     def save_best(self, state: TrainState) -> None:
         _save(self._best, int(state.step), weights=ocp.args.StandardSave(_weights(state)))
@@ -39,7 +41,7 @@ class Checkpoints:
         return TrainState(**found["state"]), found["progress"]
 
     def restore_best(self, like: TrainState, step: int | None = None) -> TrainState:
-        """``like`` with the weights of the best ``step`` (None: the newest); the optimizer's state is that of ``like``."""
+        """``like`` with the weights of the best ``step`` (None: newest); the optimizer's is that of ``like``."""
         step = self._best.latest_step() if step is None else step
         args = ocp.args.Composite(weights=ocp.args.StandardRestore(_weights(like)))
         return dataclasses.replace(like, **self._best.restore(step, args=args)["weights"])

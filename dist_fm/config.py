@@ -26,7 +26,9 @@ def _key(default: Any, help: str, **bounds: float) -> Any:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     path: str = _key("", "data set directory made by `data_tools build-lmdb`")
-    unseen_rate: float = _key(0.005, "share of training ids made unseen, so that the unseen row is trained", min=0, max=1)
+    unseen_rate: float = _key(
+        0.005, "share of training ids made unseen, so that the unseen row is trained", min=0, max=1
+    )
     read_threads: int = _key(2, "threads that read and prepare batches", min=1)
 
 
@@ -47,7 +49,9 @@ class OptimizerConfig:
     schedule: str = _choice("constant", "constant", "cosine", "linear", "exponential", help="learning-rate schedule")
     warmup_steps: int = _key(0, "steps of linear warm-up from 0", min=0)
     decay_steps: int = _key(0, "steps after warm-up over which cosine/linear decay, or per exponential decay", min=0)
-    decay_rate: float = _key(0.0, "final share of lr (cosine, linear), or factor per decay_steps (exponential)", min=0, max=1)
+    decay_rate: float = _key(
+        0.0, "final share of lr (cosine, linear), or factor per decay_steps (exponential)", min=0, max=1
+    )
     b1: float | None = _key(None, "first-moment decay (adam, adamw, adabelief, nadam)")
     b2: float | None = _key(None, "second-moment decay (adam, adamw, adabelief, nadam, rmsprop)")
     eps: float | None = _key(None, "term added to the denominator (all but sgd)")
@@ -66,10 +70,20 @@ class TrainConfig:
     eval_steps: int = _key(0, "evaluate every N steps; 0: at the end of every epoch", min=0)
     eval_batch_size: int = _key(8192, "samples an evaluation step", min=1)
     no_eval: bool = _key(False, "no evaluation until the end of training")
-    monitor: str = _choice("auto", "auto", "auc", "logloss", "auc-logloss", "rmse", help="what the best checkpoint is best at (valid split); auto: auc for bce, rmse for mse")
+    monitor: str = _choice(
+        "auto",
+        "auto",
+        "auc",
+        "logloss",
+        "auc-logloss",
+        "rmse",
+        help="what the best checkpoint is best at (valid split); auto: auc for bce, rmse for mse",
+    )
     min_delta: float = _key(1e-6, "smallest change of the monitor that counts as better", min=0)
     patience: int = _key(0, "stop after this many evaluations without improvement; 0: never", min=0)
-    plateau_factor: float = _key(1.0, "multiply lr by this after an evaluation without improvement; 1: never", above=0, max=1)
+    plateau_factor: float = _key(
+        1.0, "multiply lr by this after an evaluation without improvement; 1: never", above=0, max=1
+    )
     min_epochs: int = _key(0, "no early stop or learning-rate drop before this many epochs", min=0)
     init_from: str = _key("", "finished run whose table columns of the same names are the first values")
 
@@ -127,6 +141,7 @@ class Config:
 SECTIONS = ("data", "model", "tables", "optimizer", "train", "run")
 SECTION_TYPES = {f.name: f.type for f in dataclasses.fields(Config) if f.name in SECTIONS}
 
+
 def build_config(sections: Mapping[str, Mapping[str, Any]], where: str) -> Config:
     """A checked ``Config`` from nested values, each plain or a ``FlagValue``; ``where`` names their file in errors."""
     for section in sections:
@@ -155,8 +170,10 @@ def _resolve(config: Config) -> Config:
     if train.monitor == "auto":
         train = dataclasses.replace(train, monitor="auc" if train.loss == "bce" else "rmse")
     if (train.monitor == "rmse") != (train.loss == "mse"):
-        raise UserError(f"train.monitor={train.monitor} cannot be computed with loss {train.loss}; allowed: "
-                        + ("rmse" if train.loss == "mse" else "auc, logloss, auc-logloss"))
+        raise UserError(
+            f"train.monitor={train.monitor} cannot be computed with loss {train.loss}; allowed: "
+            + ("rmse" if train.loss == "mse" else "auc, logloss, auc-logloss")
+        )
     return dataclasses.replace(config, train=train)
 
 
@@ -169,7 +186,8 @@ def _build_section(section: str, section_type: Any, values: Mapping[str, Any], w
     for key, value in values.items():
         at = f"--{value.flag}" if isinstance(value, FlagValue) else f"{where}: {section}.{key}"
         if key not in known:
-            owner = f"model {section_type.__name__.removesuffix('Config')}" if section == "model" else f"section [{section}]"
+            model = section_type.__name__.removesuffix("Config")
+            owner = f"model {model}" if section == "model" else f"section [{section}]"
             raise UserError(f"{at}: {owner} has no key {key!r}; {nearest(key, known)}")
         parsed = value.parse(kinds[key]) if isinstance(value, FlagValue) else _coerce(value, kinds[key], at)
         built[key] = _check(parsed, known[key].metadata, at)
@@ -207,7 +225,7 @@ def _parse(text: str, kind: Any, at: str) -> Any:
     try:
         return kind(text)
     except ValueError as error:
-        raise UserError(f"{at}={text}: must be {_TYPE_WORDS.get(kind, kind)}") from error
+        raise UserError(f"{at}={text}: must be {TYPE_WORDS.get(kind, kind)}") from error
 
 
 def _coerce(value: Any, kind: Any, at: str) -> Any:
@@ -227,7 +245,8 @@ TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "tr
 
 def _check(value: Any, metadata: Mapping[str, Any], at: str) -> Any:
     if "choices" in metadata and value not in metadata["choices"]:
-        raise UserError(f"{at}={value}: must be one of {', '.join(metadata['choices'])}; {nearest(value, metadata['choices'])}")
+        allowed = metadata["choices"]
+        raise UserError(f"{at}={value}: must be one of {', '.join(allowed)}; {nearest(value, allowed)}")
     if "min" in metadata and not value >= metadata["min"]:
         raise UserError(f"{at}={value}: must be at least {metadata['min']}")
     if "above" in metadata and not value > metadata["above"]:

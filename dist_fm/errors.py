@@ -19,7 +19,7 @@ def nearest(given: object, allowed: Iterable[str], *, prefix: str = "") -> str:
 
 
 def run_command(main: Callable[[list[str]], int | None]) -> int:
-    """Runs a command's ``main`` on the process's arguments; a ``UserError`` becomes a line on stderr and exit code 2."""
+    """Runs a command's ``main`` on the process's arguments; a ``UserError`` becomes one line and exit code 2."""
     try:
         return main(sys.argv[1:]) or 0
     except UserError as error:

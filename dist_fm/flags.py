@@ -153,6 +153,7 @@ def help_text() -> str:
     """All keys with defaults and meanings, for `--help`."""
     lines = ["Short flags: " + " ".join(f"--{flag}" for flag in SHORT_FLAGS), ""]
     for section, kind in SECTION_TYPES.items():
+        assert isinstance(kind, type)
         if section == "model":
             lines.append("--model.KEY=VALUE  hyper-parameters of the chosen model (its dataclass in dist_fm/models/)")
             continue
@@ -161,3 +162,35 @@ def help_text() -> str:
             shown = f" ({choices})" if choices else ""
             lines.append(f"--{section}.{field.name}={field.default}  {field.metadata['help']}{shown}")
     return "\n".join(lines)
+
+
+def parse_own(arguments: Sequence[str], known: Mapping[str, str | None]) -> dict[str, str]:
+    """The flags of a small command: ``known`` names them with their defaults, None where one must be given."""
+    given: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name, has_value, value = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if not word.startswith("--"):
+            raise UserError(f"unexpected argument {word!r}; flags look like --name=value")
+        if name not in known:
+            raise UserError(f"unknown flag --{name}; {nearest(name, known, prefix='--')}")
+        if not has_value:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"--{name} needs a value: --{name}=...")
+            value = rest.pop(0)
+        given[name] = value
+    for name, default in known.items():
+        if name not in given:
+            if default is None:
+                raise UserError(f"--{name}=... must be given")
+            given[name] = default
+    return given
+
+
+def whole_number(flag: str, text: str) -> int:
+    """``text`` as a number of 0 or more; raises ``UserError`` naming ``flag``."""
+    if not text.isdigit():
+        raise UserError(f"--{flag}={text}: must be a whole number")
+    return int(text)

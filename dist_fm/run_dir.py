@@ -26,7 +26,7 @@ class RunDir:
         """An existing run; raises ``UserError`` when ``path`` is none."""
         run = cls(path)
         if not run.config_file.is_file():
-            raise UserError(f"--run={path} is not a run: it has no config.toml (runs are made by `python -m dist_fm.train`)")
+            raise UserError(f"--run={path} is not a run: it has no config.toml (`python -m dist_fm.train` makes runs)")
         return run
 
     @property
@@ -38,7 +38,7 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     def create(self, config: Config, data: pathlib.Path) -> None:
-        """Makes the directory with copies of what ``data`` says of its raw values; config.toml, written last, marks it."""
+        """Makes the directory, with copies of ``data``'s schema and vocabularies; config.toml, last, marks it."""
         self.path.mkdir(parents=True, exist_ok=True)
         if (data / "vocab").is_dir():
             shutil.copytree(data / "vocab", self.path / "vocab", dirs_exist_ok=True)

@@ -1,4 +1,7 @@
-"""Trains a model: `python -m dist_fm.train --data=DIR --model=deepfm --devices=4 [--config=FILE] [--section.key=value]`."""
+"""Trains a model.
+
+python -m dist_fm.train --data=DIR --model=deepfm --devices=4 [--config=FILE.toml] [--section.key=value]
+"""
 
 import json
 import sys

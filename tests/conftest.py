@@ -70,3 +70,39 @@ def write_data_set(directory: pathlib.Path, schema: Schema, rows=(900, 150, 150)
 def small_data(tmp_path_factory) -> pathlib.Path:
     """Three fields, 900 / 150 / 150 rows."""
     return write_data_set(tmp_path_factory.mktemp("data") / "small", make_schema())
+
+
+def make_config(model="deepfm", data="", sections=None, **train):
+    """A configuration for tests: small batches, no randomly unseen ids, ``train`` keys by name."""
+    from dist_fm.config import build_config
+
+    values = {"model": {"name": model}, "data": {"path": str(data), "unseen_rate": 0.0}, "train": dict(train)}
+    for section, keys in (sections or {}).items():
+        values.setdefault(section, {}).update(keys)
+    return build_config(values, "a test")
+
+
+def make_engine(model="deepfm", devices=1, schema=None, sections=None, dtype=None, **train):
+    """An engine on the first ``devices`` CPU devices."""
+    import jax
+    import jax.numpy as jnp
+
+    from dist_fm.parallel.mesh import make_mesh
+    from dist_fm.training.step import Engine
+
+    config = make_config(model, sections=sections, **train)
+    mesh = make_mesh(jax.devices()[:devices])
+    return Engine(config, schema or make_schema(), mesh, dtype=dtype or jnp.float32)
+
+
+def host_batch(schema: Schema, size: int, padded: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A random host batch of ``size`` real samples, as a source makes it, padded to ``padded``."""
+    rng = np.random.default_rng(seed)
+    batch = {name: np.zeros(padded, np.float32) for name in ("labels", "weights", "mask")}
+    batch["labels"][:size] = rng.integers(0, 2, size)
+    batch["weights"][:size] = rng.uniform(0.5, 1.5, size)
+    batch["mask"][:size] = 1
+    rows = np.stack([rng.integers(0, f.rows, size) + f.offset for f in schema.fields for _ in range(f.slots)], 1)
+    batch["rows"] = np.full((padded, schema.num_slots), EMPTY, np.int32)
+    batch["rows"][:size] = rows
+    return batch

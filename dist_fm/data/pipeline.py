@@ -1,7 +1,7 @@
 """From a source to batches on the mesh: Grain reads and prepares in threads, one thread places them on the devices."""
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -37,7 +37,7 @@ class Source(Protocol):
 
 def batches(
     source: Source, prepare: Callable[[HostBatch], dict[str, Any]], mesh: Mesh, *, start: int = 0, threads: int = 2
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches ``start``, ``start + 1``, ... of ``source``, each through ``prepare`` (in the threads), on ``mesh``."""
     dataset = grain.MapDataset.source(source)[start:].map(prepare)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD)

@@ -162,7 +162,7 @@ def read_schema(directory: str | pathlib.Path) -> Schema:
     """The schema of the finished data set in ``directory``; raises ``SchemaError`` if no manifest marks it finished."""
     directory = pathlib.Path(directory)
     if not directory.is_dir():
-        raise SchemaError(f"{directory}: no such data directory; `data_tools build-lmdb --output={directory}` makes one")
+        raise SchemaError(f"{directory}: no such directory; `data_tools build-lmdb --output={directory}` makes one")
     if not (directory / "manifest.json").is_file():
         raise SchemaError(
             f"{directory} has no manifest.json, so it is not a finished data set; build it with "

@@ -74,6 +74,7 @@ class BlockWriter:
         self._rows = self._blocks = self._positives = self._uncommitted_bytes = 0
         self._label_sum = 0.0
         self._transaction: lmdb.Transaction | None = None
+        self._meta: StoreMeta | None = None
         try:
             self.path.mkdir(parents=True)
             # sync=False: nothing is read back before close() syncs everything at once.
@@ -114,7 +115,9 @@ class BlockWriter:
                 self._num_pending = 0
 
     def close(self) -> StoreMeta:
-        """Writes the last block and the meta entry, and waits until everything is on disk."""
+        """Writes the last block and the meta entry, and waits until everything is on disk. Again: does nothing."""
+        if self._meta is not None:
+            return self._meta
         if self._num_pending:
             self._put(self._pending[: self._num_pending])
         layout = dataclasses.asdict(self.layout)
@@ -134,6 +137,7 @@ class BlockWriter:
             sync_directory(self.path.parent)
         except (lmdb.Error, OSError) as error:
             raise self._failure(error) from error
+        self._meta = meta
         return meta
 
     def abort(self) -> None:

@@ -42,7 +42,7 @@ class FirstOrder(nnx.Module):
     """The linear part of the models: w0 + sum_f w_f, [B, F, 1] -> [B]; ``bias`` is w0."""
 
     def __init__(self):
-        self.bias = nnx.Param(jnp.zeros((1,)))
+        self.bias = nnx.Param(jnp.zeros((1,), jnp.float32))
 
     def __call__(self, weights: jax.Array) -> jax.Array:
         return weights.sum(axis=(1, 2)) + self.bias[...]

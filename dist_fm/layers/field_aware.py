@@ -21,6 +21,11 @@ def field_aware_pair_sum(x: jax.Array) -> jax.Array:
 
 
 def field_aware_products(x: jax.Array) -> jax.Array:
-    """x_ij * x_ji for each pair i < j in the order (0,1), (0,2), ..., (F-2,F-1): [B, F, F, K] -> [B, P, K]."""
-    fields = x.shape[1]
-    return jnp.concatenate([x[:, i, i + 1 :] * x[:, i + 1 :, i] for i in range(fields - 1)], axis=1)
+    """x_ij * x_ji for each pair i < j in the order (0,1), (0,2), ..., (F-2,F-1): [B, F, F, K] -> [B, P, K].
+
+    One gather without repeated indices, so its gradient has no duplicates to add up.
+    """
+    batch, fields, _, width = x.shape
+    i, j = np.triu_indices(fields, k=1)
+    products = (x * x.swapaxes(1, 2)).reshape(batch, fields * fields, width)
+    return products.at[:, i * fields + j].get(mode="promise_in_bounds", unique_indices=True, indices_are_sorted=True)

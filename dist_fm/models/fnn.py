@@ -41,7 +41,7 @@ class FNN(Model):
         self.config = config
         features = schema.num_fields * config.embed_dim
         if config.first_order:
-            self.bias = nnx.Param(jnp.zeros((1,)))
+            self.bias = nnx.Param(jnp.zeros((1,), jnp.float32))
             features += schema.num_fields + 1
         self.mlp = MLP(
             features,

@@ -37,8 +37,10 @@ def start_devices(devices: int, platform: str = "auto") -> list[jax.Device]:
         _refuse_unused_gpu(platform)
     if devices > len(found):
         kind = "CPU devices, and JAX was already started with them" if on_cpu else "GPUs"
-        raise UserError(f"--devices={devices}: this machine has {len(found)} {kind}; use --devices={len(found)} or less"
-                        + ("" if on_cpu else f", or --platform=cpu for {devices} virtual CPU devices"))
+        raise UserError(
+            f"--devices={devices}: this machine has {len(found)} {kind}; use --devices={len(found)} or less"
+            + ("" if on_cpu else f", or --platform=cpu for {devices} virtual CPU devices")
+        )
     return found[: devices or len(found)]
 
 
@@ -72,9 +74,10 @@ def nvidia_gpus() -> list[str]:
 
 
 def _cuda_major() -> int:
-    answer = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False) if shutil.which("nvidia-smi") else None
-    text = answer.stdout if answer else ""
-    _, _, after = text.partition("CUDA Version:")
+    if not shutil.which("nvidia-smi"):
+        return 12
+    answer = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False)
+    _, _, after = answer.stdout.partition("CUDA Version:")
     return int(after.split(".")[0]) if after.strip()[:1].isdigit() else 12
 
 

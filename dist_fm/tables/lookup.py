@@ -31,9 +31,9 @@ def spread(
 
     split = P(mesh.axis_names)
     if values is None:
-        return jax.shard_map(
-            lambda u, i: local(u, i, None), mesh=mesh, in_specs=(P(), split), out_specs=split
-        )(unique_rows, inverse)
+        return jax.shard_map(lambda u, i: local(u, i, None), mesh=mesh, in_specs=(P(), split), out_specs=split)(
+            unique_rows, inverse
+        )
     return jax.shard_map(local, mesh=mesh, in_specs=(P(), split, split), out_specs=split)(unique_rows, inverse, values)
 
 
@@ -54,6 +54,8 @@ def columns(rows: jax.Array, layout: RowLayout) -> dict[str, jax.Array]:
 
 def scatter_unique(gradient: jax.Array, unique: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The dense gradient [R', W] of unique-row gradients [U, W]; out-of-range ids are dropped."""
-    return jnp.zeros(shape, gradient.dtype).at[unique].set(
-        gradient, mode="drop", unique_indices=True, indices_are_sorted=True
+    return (
+        jnp.zeros(shape, gradient.dtype)
+        .at[unique]
+        .set(gradient, mode="drop", unique_indices=True, indices_are_sorted=True)
     )

@@ -94,8 +94,8 @@ class TableSpec:
 
     def init(self, key: jax.Array) -> jax.Array:
         """First values [padded_rows, width]; each column has its own stream, so adding one leaves the others alone."""
-        columns = [
-            column.init(jax.random.fold_in(key, zlib.crc32(name.encode())), (self.padded_rows, column.width), self.dtype)
-            for name, column in self.layout.columns.items()
-        ]
+        columns = []
+        for name, column in self.layout.columns.items():
+            stream = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            columns.append(column.init(stream, (self.padded_rows, column.width), self.dtype))
         return jnp.concatenate(columns, 1).at[self.padding()].set(0)

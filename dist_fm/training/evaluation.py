@@ -41,7 +41,10 @@ def metrics_of(loss: str, logits: np.ndarray, labels: np.ndarray, weights: np.nd
     """Metrics of ``logits``, ``labels``, ``weights`` [N]; None for all of them when the weights sum to nothing."""
     empty = weights.sum() == 0
     if loss == "mse":
-        return {"rmse": None if empty else rmse(labels, logits, weights), "mae": None if empty else mae(labels, logits, weights)}
+        return {
+            "rmse": None if empty else rmse(labels, logits, weights),
+            "mae": None if empty else mae(labels, logits, weights),
+        }
     return {
         "auc": None if empty else auc(labels, logits, weights),
         "logloss": None if empty else logloss(labels, logits, weights),

@@ -53,7 +53,9 @@ class ProgressBar:
     REFRESH_S = 0.2
 
     def __init__(self, first_step: int, steps: int, quiet: bool):
-        self._bar = tqdm.tqdm(total=steps, initial=first_step, unit="step", disable=True if quiet else None, leave=False)
+        self._bar = tqdm.tqdm(
+            total=steps, initial=first_step, unit="step", disable=True if quiet else None, leave=False
+        )
         self._quiet = quiet
         self._samples, self._since, self._steps = 0, time.perf_counter(), first_step
 

@@ -1,4 +1,4 @@
-"""A bound on the programs in flight: more than 31 on a multi-device CPU mesh deadlock, and a NaN should be seen soon."""
+"""A bound on the programs in flight: over 31 on a multi-device CPU mesh deadlock, and a NaN should show soon."""
 
 import collections
 from collections.abc import Iterable, Iterator

@@ -28,7 +28,7 @@ from dist_fm.training.step import Engine, StepMetrics
 
 
 class Loop:
-    """Trains ``state`` from its step on, on ``train``, choosing the best step on ``valid`` (None or empty: the last)."""
+    """Trains ``state`` from its step on, on ``train``, choosing the best step on ``valid`` (if none: the last)."""
 
     def __init__(
         self,

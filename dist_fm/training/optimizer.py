@@ -27,16 +27,18 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """The optax optimizer ``config`` names; a setting that optimizer does not have is a ``UserError``."""
     builder = _BUILDERS[config.name]
     accepted = inspect.signature(builder).parameters
+    have = [key for key in _OWN if _argument(config.name, key) in accepted]
+    if config.name != "adamw" and "weight_decay" in have:
+        have.remove("weight_decay")  # one way to decay elsewhere: l2_embedding and l2_network
     arguments: dict[str, Any] = {}
     for key in _OWN:
         value = getattr(config, key)
         if value is None:
             continue
-        argument = _argument(config.name, key)
-        if argument not in accepted or (key == "weight_decay" and config.name != "adamw"):
-            have = [k for k in _OWN if _argument(config.name, k) in accepted and (k != "weight_decay" or config.name == "adamw")]
-            raise UserError(f"--optimizer.{key}={value}: {config.name} has no {key}; it has: {', '.join(have) or 'none'}")
-        arguments[argument] = value
+        if key not in have:
+            known = ", ".join(have) or "none of these settings"
+            raise UserError(f"--optimizer.{key}={value}: {config.name} has no {key}; it has {known}")
+        arguments[_argument(config.name, key)] = value
     if config.name == "adamw":
         arguments["mask"] = weights_mask
     return builder(make_schedule(config), **arguments)
@@ -57,7 +59,7 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
     """Learning rate by step: linear warm-up over ``warmup_steps``, then the named schedule over ``decay_steps``."""
     lr, decay = config.lr, config.decay_steps
     if config.schedule != "constant" and decay == 0:
-        raise UserError(f"--optimizer.schedule={config.schedule} needs --optimizer.decay_steps, the steps it decays over")
+        raise UserError(f"--optimizer.schedule={config.schedule} needs --optimizer.decay_steps above 0")
     if config.schedule == "exponential" and config.decay_rate == 0:
         raise UserError("--optimizer.schedule=exponential needs --optimizer.decay_rate above 0")
     after = {

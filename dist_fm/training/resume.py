@@ -29,7 +29,8 @@ def check_same_run(old: Config, new: Config, old_schema: Schema, new_schema: Sch
     if problems:
         raise UserError(
             f"{where} cannot go on with other settings (only run.*, {', '.join(sorted(_FREE_KEYS))} and larger "
-            "train.epochs or train.steps may differ):\n  " + "\n  ".join(problems)
+            "train.epochs or train.steps may differ):\n  "
+            + "\n  ".join(problems)
             + "\ngive the same settings, or another --output_dir"
         )
 

@@ -1,4 +1,4 @@
-"""A training run from configuration to result.json: open the data, restore or start, train, test the best checkpoint."""
+"""A training run from configuration to result.json: open the data, restore or start, train, test the best."""
 
 import pathlib
 from typing import Any
@@ -97,8 +97,8 @@ def _first_state(
 def _check_loss(config: Config, schema: Schema) -> None:
     if config.train.loss == "bce" and not schema.label.is_binary:
         raise UserError(
-            f"--loss=bce needs labels 0 or 1, but data set {schema.name!r} has the values of {schema.label.column!r} as "
-            "labels: train with --loss=mse, or build it with --label=above:THRESHOLD"
+            f"--loss=bce needs labels 0 or 1, but data set {schema.name!r} has the values of {schema.label.column!r} "
+            "as labels: train with --loss=mse, or build it with --label=above:THRESHOLD"
         )
 
 

@@ -33,7 +33,7 @@ class StepMetrics(NamedTuple):
 
 
 class Engine:
-    """A model on a mesh: its first state, its training step and its evaluation step, all compiled once a batch shape."""
+    """A model on a mesh: its first state, training step and evaluation step, compiled once a batch shape."""
 
     def __init__(self, config: Config, schema: Schema, mesh: Mesh, *, dtype: Any = jnp.float32):
         self.config, self.schema, self.mesh, self.dtype = config, schema, mesh, dtype
@@ -61,7 +61,7 @@ class Engine:
 
     def compiled_steps(self) -> int:
         """Training steps compiled so far: one a bucket of unique rows."""
-        return self.train_step._cache_size()
+        return self.train_step._cache_size()  # type: ignore[attr-defined]
 
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings of a state, to restore a checkpoint into."""
@@ -79,8 +79,9 @@ class Engine:
 
     def _init(self) -> TrainState:
         table_key, network_key = jax.random.split(jax.random.fold_in(self._key, 2**31 - 1))
-        _, params, stats = nnx.split(self._model(network_key), nnx.Param, nnx.BatchStat)
-        params, stats = jax.tree.map(lambda x: x.astype(self.dtype), (params, stats))
+        model = self._model(network_key)
+        cast = lambda x: x.astype(self.dtype)
+        params, stats = (jax.tree.map(cast, nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat))
         table = self.spec.init(table_key)
         return TrainState.create(table, params, stats, self.optimizer.init({"table": table, "network": params}))
 
@@ -112,7 +113,7 @@ class Engine:
         weights = {"table": state.table, "network": state.params}
         gradient["table"] = lookup.scatter_unique(gradient["table"], batch.unique, state.table.shape)
         gradient = self._add_l2(gradient, weights)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         gradient = self._clip(gradient, norm)
         updates, optimizer = self.optimizer.update(gradient, state.optimizer, weights)
         weights = jax.tree.map(lambda w, u: w + u * state.lr_scale.astype(w.dtype), weights, updates)
@@ -120,7 +121,7 @@ class Engine:
         return state, StepMetrics(loss, norm)
 
     def _add_l2(self, gradient: Any, weights: Any) -> Any:
-        """Adds l2 x weight, the gradient of (l2 / 2) |w|^2: to the table, and to kernels, never to biases or BatchNorm."""
+        """Adds l2 x weight, the gradient of (l2 / 2) |w|^2, to table and kernels, never to biases or BatchNorm."""
         l2 = self.config.optimizer
         is_weight = weights_mask(weights)
 

@@ -39,7 +39,8 @@ def warm_start(engine: Engine, state: TrainState, source: str) -> TrainState:
     params, arrays = _take_params(state.params, found.params)
     if not taken and not arrays:
         raise UserError(
-            f"--init_from={source}: nothing alike; that run's columns: {_columns(other)}; this model's: {_columns(engine)}"
+            f"--init_from={source}: nothing alike; that run's columns: {_columns(other)}; "
+            f"this model's: {_columns(engine)}"
         )
     print(f"first values from {source}: {', '.join([*taken, *arrays])}; the rest starts fresh", flush=True)
     return dataclasses.replace(state, table=table, params=params)

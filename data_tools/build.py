@@ -1,0 +1,207 @@
+"""build-lmdb: raw files into a data set, by one pass over the text and three over the codes it leaves on disk."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+import numpy as np
+
+from data_tools import split as splitting
+from data_tools.errors import DataError
+from data_tools.formats import open_rows
+from data_tools.manifest import QUARANTINE, Manifest, file_sizes, sync_file
+from data_tools.plan import BuildOptions, Plan
+from data_tools.progress import Progress
+from data_tools.spill import Spill
+from data_tools.split import SPLITS
+from data_tools.staging import check_output, staged
+from data_tools.vocab import Vocabulary, escape
+from dist_fm.data.records import RecordLayout
+from dist_fm.data.schema import Field, Schema
+from dist_fm.data.store import BlockWriter
+
+
+def build(options: BuildOptions, say: Callable[[str], None] = print) -> Manifest:
+    """Builds the data set and returns its manifest; does nothing if exactly that data set is there already.
+
+    Raises ``DataError`` or ``StoreError`` and leaves nothing behind if it cannot.
+    """
+    plan = Plan.of(options)
+    output = pathlib.Path(options.output)
+    ready = _existing(output, plan)
+    if ready is not None:
+        say(f"{output} is complete already: the same inputs and options")
+        return ready
+    try:
+        with staged(output, overwrite=options.overwrite) as staging:
+            manifest = _build(plan, staging, say)
+    except OSError as error:
+        raise DataError(f"{error.filename or output}: {error.strerror}; nothing was built") from error
+    return manifest
+
+
+def _existing(output: pathlib.Path, plan: Plan) -> Manifest | None:
+    """The manifest of ``output`` if it is what the plan would build; raises ``DataError`` if it is in the way."""
+    try:
+        manifest = Manifest.load(output)
+    except DataError:
+        manifest = None
+    if manifest is None or plan.options.overwrite or manifest.options != plan.to_json():
+        check_output(output, overwrite=plan.options.overwrite)
+        return None
+    inputs = [(about["path"], about["split"], about["bytes"], about["crc32"]) for about in manifest.inputs]
+    same_files = [(path, SPLITS[number]) for path, number in plan.files] == [about[:2] for about in inputs]
+    if same_files and all(_sum_file(about[0]) == about[2:] for about in inputs):
+        return manifest
+    raise DataError(f"{output} exists and was built from other inputs; --overwrite replaces it")
+
+
+def _sum_file(path: str) -> tuple[int, int]:
+    """The size and CRC-32 of a file."""
+    try:
+        with open(path, "rb") as file:
+            crc = 0
+            while data := file.read(1 << 20):
+                crc = zlib.crc32(data, crc)
+            return file.tell(), crc
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Manifest:
+    spill = Spill(staging / "spill", plan.format.fields)
+    with open(staging / QUARANTINE, "w", encoding="utf-8") as quarantine:
+        inputs, has_times = _read(plan, spill, quarantine)
+    rows_in = sum(about["rows"] for about in inputs)
+    if plan.options.split == "random" and has_times:
+        say("note: a random split of rows that have timestamps looks into the future; --split=time does not")
+    splits = _assign(plan, spill, inputs)
+    if not (splits == 0).any():
+        raise DataError(f"--split={plan.options.split} leaves none of the {spill.rows} rows for training")
+    fields, row_maps = _choose_rows(plan, spill, splits == 0, staging)
+    schema = Schema(
+        name=plan.options.name or plan.format.name,
+        fields=fields,
+        label=plan.label,
+        source=plan.format.layout.to_json(),
+    )
+    counts = _write(plan, spill, splits, row_maps, RecordLayout.for_schema(schema), staging)
+    schema = dataclasses.replace(schema, counts=counts)
+    (staging / "schema.json").write_text(schema.to_json(), encoding="utf-8")
+    shutil.rmtree(staging / "spill")
+    manifest = Manifest(
+        fingerprint=schema.fingerprint,
+        options=plan.to_json(),
+        inputs=inputs,
+        rows_in=rows_in,
+        rows_quarantined=rows_in - spill.rows,
+        splits=counts,
+        files=file_sizes(staging),
+    )
+    for name in manifest.files:
+        sync_file(staging / name)
+    manifest.save(staging)
+    return manifest
+
+
+def _read(plan: Plan, spill: Spill, quarantine: TextIO) -> tuple[list[dict[str, Any]], bool]:
+    """Fills the spill; returns what was read from each file, and whether all files have timestamps."""
+    inputs: list[dict[str, Any]] = []
+    first_bad = None
+    has_times = True
+    quarantine.write("file\tline\treason\traw\n")
+    for path, split in plan.files:
+        reader = open_rows(plan.format.layout, path, label=plan.label)
+        has_times &= reader.has_times
+        if plan.options.split in splitting.NEEDS_TIMES and not reader.has_times:
+            raise DataError(f"{path} has no timestamp column, which --split={plan.options.split} needs")
+        rows = good = 0
+        with Progress(f"reading {os.path.basename(path)}", reader.total_bytes, "B") as progress:
+            for chunk in reader:
+                for bad in chunk.bad:
+                    first_bad = first_bad or f"{path}:{bad.line}: {bad.reason}"
+                    quarantine.write(f"{escape(path)}\t{bad.line}\t{escape(bad.reason)}\t{escape(bad.raw)}\n")
+                if first_bad and plan.options.strict:
+                    raise DataError(first_bad)
+                spill.add(chunk)
+                rows += chunk.num_rows
+                good += len(chunk.lines)
+                progress.advance(chunk.num_bytes, chunk.num_rows)
+        about = {"path": path, "split": SPLITS[split], "bytes": reader.total_bytes, "crc32": reader.crc32}
+        inputs.append({**about, "rows": rows, "rows_good": good})
+    spill.finish()
+    if not spill.rows:
+        raise DataError(f"none of the rows is good; the first: {first_bad}")
+    return inputs, has_times
+
+
+def _assign(plan: Plan, spill: Spill, inputs: Sequence[dict[str, Any]]) -> np.ndarray:
+    kind = plan.options.split
+    if kind == "files":
+        numbers = [number for _, number in plan.files]
+        return np.repeat(np.array(numbers, np.uint8), [about["rows_good"] for about in inputs])
+    times = spill.times() if kind in splitting.NEEDS_TIMES else None
+    users: tuple[np.ndarray | None, list[str]] = (None, [])
+    if kind in splitting.NEEDS_USERS and plan.user_field is not None:
+        users = spill.codes(plan.user_field), spill.values(plan.user_field)
+    return splitting.assign(kind, spill.rows, plan.options.fractions, plan.options.seed, times, *users)
+
+
+def _choose_rows(
+    plan: Plan, spill: Spill, in_train: np.ndarray, staging: pathlib.Path
+) -> tuple[tuple[Field, ...], list[np.ndarray]]:
+    """Saves the vocabularies of the training rows; returns the fields, and for each the table row of every code."""
+    fields, row_maps, offset = [], [], 0
+    for number, (spec, counts) in enumerate(zip(spill.fields, spill.count(in_train), strict=True)):
+        vocabulary, ids = Vocabulary.choose(spill.values(number), counts, plan.min_count)
+        name = f"{spec.name}.tsv"
+        fields.append(
+            Field(
+                name=spec.name,
+                kind=spec.kind,
+                rows=vocabulary.rows,
+                offset=offset,
+                role=spec.role,
+                vocabulary=name,
+                vocabulary_sha256=vocabulary.save(staging / "vocab" / name),
+                transform=dict(spec.transform),
+            )
+        )
+        row_maps.append(ids + np.int32(offset))
+        offset += vocabulary.rows
+    return tuple(fields), row_maps
+
+
+def _write(
+    plan: Plan,
+    spill: Spill,
+    splits: np.ndarray,
+    row_maps: list[np.ndarray],
+    layout: RecordLayout,
+    staging: pathlib.Path,
+) -> dict[str, dict[str, int]]:
+    """Writes the stores; returns the schema's counts."""
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                BlockWriter(staging / f"{name}.lmdb", layout, plan.options.block_rows, plan.options.map_size)
+            )
+            for name in SPLITS
+        ]
+        with Progress("writing", spill.rows, "row") as progress:
+            for where, codes, labels in spill.portions():
+                ids = np.stack([rows[codes[:, number]] for number, rows in enumerate(row_maps)], axis=1)
+                records = layout.pack(labels, ids)
+                for number, writer in enumerate(writers):
+                    writer.append(records[splits[where] == number])
+                progress.advance(len(codes), len(codes))
+        metas = [writer.close() for writer in writers]
+    return {
+        name: {"rows": meta.rows, "positives": meta.positives, "blocks": meta.blocks}
+        for name, meta in zip(SPLITS, metas, strict=True)
+    }

@@ -1,0 +1,117 @@
+"""Which columns a file has: by the names of its header line, or by its format's order."""
+
+import collections
+import csv
+import dataclasses
+
+from data_tools.errors import DataError
+from data_tools.formats.base import TextLayout
+
+_SNIFFED_LINES = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class FileColumns:
+    """The columns of one file: its ``delimiter``, and the position of each column by the layout's names."""
+
+    delimiter: str
+    width: int
+    positions: dict[str, int]
+    has_header: bool
+
+
+def find_columns(
+    text: bytes, layout: TextLayout, *, where: str, for_prediction: bool, keep: tuple[str, ...] = ()
+) -> FileColumns:
+    """The ``FileColumns`` of a file that begins with ``text`` (whole lines).
+
+    ``keep`` are further columns to find. Raises ``DataError`` naming a column that is needed and missing, and the
+    columns found. Rows to predict may lack the label and the timestamp, rows to train on the timestamp.
+    """
+    lines = [line for line in text.split(b"\n", _SNIFFED_LINES + 1)[: _SNIFFED_LINES + 1] if line]
+    first = lines[0].decode("utf-8", "backslashreplace")
+    optional = {layout.timestamp, layout.label} if for_prediction else {layout.timestamp}
+    needed = [column.name for column in layout.columns if column.name not in optional] + list(keep)
+    header = _header(first, layout)
+    if header is not None:
+        delimiter, cells = header
+        positions = _positions(cells, layout, keep, where)
+        has_header, width = True, len(cells)
+    else:
+        delimiter, names = _without_header(lines, layout, for_prediction, where)
+        positions = {name: position for position, name in enumerate(names)}
+        has_header, width = False, len(names)
+        cells = list(names)
+    missing = [name for name in needed if name not in positions]
+    if missing:
+        aliases = {column.name: f" (or {column.header!r})" for column in layout.columns if column.header}
+        raise DataError(
+            f"{where}: there is no column {missing[0]!r}{aliases.get(missing[0], '')}; "
+            f"columns found: {', '.join(cells)}"
+        )
+    return FileColumns(delimiter, width, positions, has_header)
+
+
+def split_line(line: str, delimiter: str) -> list[str]:
+    cells = next(csv.reader([line]), []) if delimiter == "," else line.split(delimiter)
+    return [cell.strip() for cell in cells]
+
+
+def _header(line: str, layout: TextLayout) -> tuple[str, list[str]] | None:
+    """The delimiter and cells of the header line, or None if ``line`` holds data."""
+    known = {name for column in layout.columns for name in (column.name, column.header) if name}
+    options = [(delimiter, split_line(line, delimiter)) for delimiter in _delimiters(layout)]
+    best = max(options, key=lambda option: sum(cell in known for cell in option[1]))
+    if any(cell in known for cell in best[1]):
+        return best
+    # Without a known name, a line of words alone is still no data: ids and labels have digits.
+    widest = max(options, key=lambda option: len(option[1]))
+    if len(widest[1]) > 1 and all(cell[:1].isalpha() and not any(map(str.isdigit, cell)) for cell in widest[1]):
+        return widest
+    return None
+
+
+def _positions(cells: list[str], layout: TextLayout, keep: tuple[str, ...], where: str) -> dict[str, int]:
+    positions: dict[str, int] = {}
+    names = {name: column.name for column in layout.columns for name in (column.header, column.name) if name}
+    names |= {name: name for name in keep if name not in names}
+    for position, cell in enumerate(cells):
+        name = names.get(cell)
+        if name in positions:
+            raise DataError(f"{where}: the column {name!r} is there twice; columns found: {', '.join(cells)}")
+        if name is not None:
+            positions[name] = position
+    return positions
+
+
+def _without_header(
+    lines: list[bytes], layout: TextLayout, for_prediction: bool, where: str
+) -> tuple[str, tuple[str, ...]]:
+    """The delimiter and column names that fit most of the first lines."""
+    every = tuple(column.name for column in layout.columns)
+    if not for_prediction:
+        return layout.delimiter, every
+    absences: list[set] = [set(), {layout.timestamp}, {layout.label}, {layout.label, layout.timestamp}]
+    shapes: dict[int, tuple[str, ...]] = {}
+    for absent in absences:
+        names = tuple(name for name in every if name not in absent)
+        shapes.setdefault(len(names), names)
+    seen = collections.Counter(
+        (delimiter, len(split_line(line.decode("utf-8", "backslashreplace"), delimiter)))
+        for delimiter in _delimiters(layout)
+        for line in lines
+    )
+    fitting = {key: count for key, count in seen.items() if key[1] in shapes}
+    if not fitting:
+        widths = " or ".join(map(str, sorted(shapes)))
+        raise DataError(
+            f"{where}: a row of {layout.format} has {widths} columns separated by {layout.delimiter!r} "
+            f"({', '.join(every[:5])}{' ...' if len(every) > 5 else ''}), or a header line names them; "
+            f"the first line is {lines[0][:80].decode('utf-8', 'backslashreplace')!r}"
+        )
+    delimiter, width = max(fitting, key=lambda key: fitting[key])
+    return delimiter, shapes[width]
+
+
+def _delimiters(layout: TextLayout) -> list[str]:
+    return list(dict.fromkeys([layout.delimiter, ",", "\t", "::"]))

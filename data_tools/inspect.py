@@ -1,0 +1,75 @@
+"""inspect: what is in a data set, in words."""
+
+import collections
+import os
+import pathlib
+from collections.abc import Iterator
+
+from data_tools.encode import Encoder, load_vocabularies
+from data_tools.manifest import QUARANTINE, Manifest
+from data_tools.split import SPLITS
+from dist_fm.data.schema import read_schema
+from dist_fm.data.store import BlockStore
+
+_SHOWN_REASONS = 5
+
+
+def inspect(directory: str | os.PathLike, rows: int = 3) -> Iterator[str]:
+    """Lines that describe a data set: fields, splits, its first ``rows`` decoded to raw values, bad rows.
+
+    Raises ``DataError``, ``SchemaError`` or ``StoreError`` if it is not one.
+    """
+    directory = pathlib.Path(directory)
+    schema = read_schema(directory)
+    manifest = Manifest.load(directory)
+    encoder = Encoder(schema, load_vocabularies(schema, directory))
+    total_bytes = sum(manifest.files.values())
+    yield f"{directory}: {schema.name}, {manifest.rows_in:,} rows read, {total_bytes:,} bytes"
+    yield f"label: {schema.label.column}, {manifest.options['label']}; split: {manifest.options['split']}"
+    yield f"fingerprint: {schema.fingerprint}"
+    yield ""
+    yield f"{'field':<12} {'kind':<12} {'role':<6} {'rows':>10} {'offset':>10}  most frequent training values"
+    for field in schema.fields:
+        vocabulary = encoder.vocabularies.get(field.vocabulary or "")
+        frequent = zip(vocabulary.values[:3], vocabulary.counts[:3].tolist(), strict=True) if vocabulary else ()
+        shown = ", ".join(f"{value or 'missing'!r} x {count:,}" for value, count in frequent)
+        yield f"{field.name:<12} {field.kind:<12} {field.role or '':<6} {field.rows:>10,} {field.offset:>10,}  {shown}"
+    yield f"{len(schema.fields)} fields, {schema.num_slots} slots, {schema.num_rows:,} table rows"
+    yield ""
+    yield f"{'split':<6} {'rows':>12} {'blocks':>7} {'mean label':>10} {'bytes':>14}"
+    for split in SPLITS:
+        with BlockStore(directory / f"{split}.lmdb") as store:
+            mean = f"{store.meta.label_sum / store.rows:.4f}" if store.rows else "-"
+            size = manifest.files[f"{split}.lmdb/data.mdb"]
+            yield f"{split:<6} {store.rows:>12,} {store.num_blocks:>7,} {mean:>10} {size:>14,}"
+    with BlockStore(directory / "train.lmdb") as store:
+        first = store.slice(0, min(rows, store.rows))
+        labels, records = store.layout.labels(first).tolist(), encoder.decode(store.layout.ids(first))
+    for number, (label, values) in enumerate(zip(labels, records, strict=True)):
+        cells = " ".join(f"{field.name}={value}" for field, value in zip(schema.fields, values, strict=True))
+        yield f"train row {number}: label={label:g} {cells}"
+    yield from _quarantine(directory, manifest)
+
+
+def _quarantine(directory: pathlib.Path, manifest: Manifest) -> Iterator[str]:
+    yield ""
+    yield f"quarantined rows: {manifest.rows_quarantined:,}"
+    if not manifest.rows_quarantined:
+        return
+    reasons: collections.Counter[str] = collections.Counter()
+    examples: dict[str, str] = {}
+    with open(directory / QUARANTINE, encoding="utf-8", newline="\n") as file:
+        next(file)
+        for line in file:
+            path, number, reason, _ = line.rstrip("\n").split("\t", 3)
+            kind = _without_values(reason)
+            reasons[kind] += 1
+            examples.setdefault(kind, f"{path}:{number}: {reason}")
+    for kind, count in reasons.most_common(_SHOWN_REASONS):
+        yield f"{count:>10,} x {kind}; first at {examples[kind]}"
+
+
+def _without_values(reason: str) -> str:
+    """A reason without the quoted cell in it, so that equal mistakes count together."""
+    first, last = reason.find("'"), reason.rfind("'")
+    return f"{reason[:first]}...{reason[last + 1 :]}" if 0 <= first < last else reason

@@ -1,0 +1,59 @@
+"""The manifest: written last, it makes a directory a data set and says what it was built from."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from data_tools.errors import DataError
+from dist_fm.data.schema import FORMAT_VERSION
+
+MANIFEST = "manifest.json"
+QUARANTINE = "quarantine.tsv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """``rows_in`` = the rows of all splits + ``rows_quarantined``. ``files`` maps every other file to its bytes."""
+
+    fingerprint: str
+    options: Mapping[str, Any]
+    inputs: list[dict[str, Any]]
+    rows_in: int
+    rows_quarantined: int
+    splits: Mapping[str, Mapping[str, int]]
+    files: Mapping[str, int]
+    version: int = FORMAT_VERSION
+
+    def save(self, directory: pathlib.Path) -> None:
+        path = directory / MANIFEST
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        sync_file(path)
+
+    @classmethod
+    def load(cls, directory: pathlib.Path) -> "Manifest":
+        """Raises ``DataError`` if there is none, or one that cannot be read."""
+        path = directory / MANIFEST
+        if not path.is_file():
+            raise DataError(f"{directory} has no {MANIFEST}, so it is not a finished data set")
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            if about["version"] != FORMAT_VERSION:
+                raise DataError(f"{path}: version {about['version']}; this data_tools reads version {FORMAT_VERSION}")
+            return cls(**about)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path} is damaged: {error}") from error
+
+
+def file_sizes(directory: pathlib.Path) -> dict[str, int]:
+    """The bytes of every file below ``directory`` but the manifest, by relative path, sorted."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {path.relative_to(directory).as_posix(): path.stat().st_size for path in paths}
+
+
+def sync_file(path: pathlib.Path) -> None:
+    """Waits until a file's content is on disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

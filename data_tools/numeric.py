@@ -1,0 +1,52 @@
+"""Numbers written as text, and what turns one into a token: the transforms of binned fields."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from data_tools.errors import unknown
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
+
+
+def parse_integer(token: str) -> int | None:
+    """The integer that ``token`` writes (``12``, ``-3``, ``260.0``), or None. Below 10**18 in size."""
+    if token.isdigit() and token.isascii() and len(token) <= 18:
+        return int(token)
+    return int(token.partition(".")[0]) if _INTEGER.fullmatch(token) else None
+
+
+def parse_number(token: str) -> float | None:
+    """The finite number that ``token`` writes, or None."""
+    if not _NUMBER.fullmatch(token):
+        return None
+    number = float(token)
+    return number if math.isfinite(number) else None
+
+
+def log_squared_bin(token: str) -> str | None:
+    """torchfm's bin of a Criteo count: floor(ln(v)^2) above 2, v - 2 up to 2 (no collision: v >= 3 gives >= 1).
+
+    An empty cell is the token ``NULL``, a value of its own. None if ``token`` is not an integer.
+    """
+    if not token:
+        return "NULL"
+    value = parse_integer(token)
+    if value is None:
+        return None
+    return str(int(math.log(value) ** 2)) if value > 2 else str(value - 2)
+
+
+_TRANSFORMS: dict[str, Callable[[str], str | None]] = {"log_squared_bin": log_squared_bin}
+
+
+def transform_tokens(transform: Mapping, values: Sequence[str]) -> Sequence[str | None]:
+    """``values`` after a field's ``transform`` (``{}``: as they are); None for one that it cannot take."""
+    name = transform.get("as")
+    if name is None:
+        return values
+    if name not in _TRANSFORMS:
+        raise unknown("transform", name, _TRANSFORMS)
+    function = _TRANSFORMS[name]
+    return [function(value) for value in values]

@@ -1,0 +1,86 @@
+"""What a build is asked for, and the same with every default filled in and checked."""
+
+import dataclasses
+from typing import Any
+
+from data_tools import split as splitting
+from data_tools.errors import DataError, unknown
+from data_tools.formats import Format, get_format
+from data_tools.labels import format_rule, parse_rule
+from dist_fm.data.schema import Label
+from dist_fm.data.store import DEFAULT_BLOCK_ROWS, DEFAULT_MAP_SIZE
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildOptions:
+    """What ``build`` is asked for. ``split_files`` (train, valid, test; None for none) replaces ``inputs`` for
+    ``split="files"``. None for ``label``, ``min_count`` and ``name`` is the format's own."""
+
+    format: str
+    output: str
+    inputs: tuple[str, ...] = ()
+    split_files: tuple[str | None, str | None, str | None] = (None, None, None)
+    label: str | None = None
+    min_count: int | None = None
+    split: str = "random"
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
+    strict: bool = False
+    overwrite: bool = False
+    block_rows: int = DEFAULT_BLOCK_ROWS
+    map_size: int = DEFAULT_MAP_SIZE
+    name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The options with every default filled in and checked."""
+
+    options: BuildOptions
+    format: Format
+    label: Label
+    min_count: int
+    files: tuple[tuple[str, int], ...]  # path, and the split it is for with split="files"
+
+    @classmethod
+    def of(cls, options: BuildOptions) -> "Plan":
+        chosen = get_format(options.format)
+        if options.split not in splitting.KINDS:
+            raise unknown("split", options.split, splitting.KINDS)
+        label = parse_rule(options.label, chosen.label.column) if options.label else chosen.label
+        min_count = chosen.min_count if options.min_count is None else options.min_count
+        if min_count < 1 or options.block_rows < 1:
+            raise DataError("--min_count and --block_rows must be at least 1")
+        if options.split == "files":
+            if options.inputs or options.split_files[0] is None:
+                raise DataError("--split=files takes --train=FILE (and --valid=FILE, --test=FILE) instead of --input")
+            files = tuple((path, number) for number, path in enumerate(options.split_files) if path is not None)
+        else:
+            if not options.inputs or any(options.split_files):
+                raise DataError("needs --input=FILE; --train, --valid and --test go with --split=files")
+            files = tuple((path, 0) for path in options.inputs)
+        if options.split in splitting.NEEDS_TIMES and chosen.layout.timestamp is None:
+            raise DataError(f"--split={options.split} needs timestamps, which {chosen.name} rows do not have")
+        plan = cls(options, chosen, label, min_count, files)
+        if options.split in splitting.NEEDS_USERS and plan.user_field is None:
+            raise DataError(f"--split={options.split} needs a user field, which {chosen.name} rows do not have")
+        return plan
+
+    @property
+    def user_field(self) -> int | None:
+        return next((i for i, field in enumerate(self.format.fields) if field.role == "user"), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """What decides the data set's content, apart from its inputs."""
+        options = self.options
+        return {
+            "format": self.format.name,
+            "name": options.name or self.format.name,
+            "label": format_rule(self.label),
+            "min_count": self.min_count,
+            "split": options.split,
+            "fractions": list(options.fractions),
+            "seed": options.seed,
+            "strict": options.strict,
+            "block_rows": options.block_rows,
+        }

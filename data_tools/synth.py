@@ -1,0 +1,5 @@
+KINDS = ("movielens", "criteo")
+
+
+def synth(kind, rows, output, seed):
+    raise NotImplementedError

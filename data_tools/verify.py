@@ -1,0 +1,102 @@
+"""verify: is a data set still what was built? Every block, count, id, vocabulary and fingerprint is checked."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_tools.encode import Encoder, load_vocabularies
+from data_tools.errors import DataError
+from data_tools.manifest import QUARANTINE, Manifest, file_sizes
+from data_tools.progress import Progress
+from data_tools.split import SPLITS
+from dist_fm.data.records import RecordLayout
+from dist_fm.data.schema import Schema, SchemaError, read_schema
+from dist_fm.data.store import BlockStore, StoreError
+
+
+def verify(directory: str | os.PathLike) -> list[str]:
+    """What is wrong with a data set, a line a problem; an empty list if nothing is."""
+    directory = pathlib.Path(directory)
+    try:
+        schema = read_schema(directory)
+        manifest = Manifest.load(directory)
+    except (SchemaError, DataError) as error:
+        return [str(error)]
+    problems = list(_check_files(directory, manifest))
+    if manifest.fingerprint != schema.fingerprint:
+        problems.append(f"{directory}: the manifest's fingerprint is not the schema's")
+    try:
+        Encoder(schema, load_vocabularies(schema, directory))
+    except DataError as error:
+        problems.append(str(error))
+    for split in SPLITS:
+        problems += _check_split(directory / f"{split}.lmdb", split, schema, manifest)
+    return problems
+
+
+def _check_files(directory: pathlib.Path, manifest: Manifest) -> Iterator[str]:
+    found = file_sizes(directory)
+    for name, size in manifest.files.items():
+        if name not in found:
+            yield f"{directory / name} is missing"
+        elif found[name] != size:
+            yield f"{directory / name} has {found[name]:,} bytes; the manifest says {size:,}"
+    rows_out = sum(counts["rows"] for counts in manifest.splits.values())
+    if manifest.rows_in != rows_out + manifest.rows_quarantined:
+        yield (
+            f"{directory}: {manifest.rows_in:,} rows in, but {rows_out:,} out and "
+            f"{manifest.rows_quarantined:,} quarantined"
+        )
+    if QUARANTINE in found:
+        lines = (directory / QUARANTINE).read_bytes().count(b"\n") - 1
+        if lines != manifest.rows_quarantined:
+            yield f"{directory / QUARANTINE} has {lines:,} rows; the manifest says {manifest.rows_quarantined:,}"
+
+
+def _check_split(path: pathlib.Path, split: str, schema: Schema, manifest: Manifest) -> Iterator[str]:
+    try:
+        store = BlockStore(path)
+    except StoreError as error:
+        yield str(error)
+        return
+    if store.layout != RecordLayout.for_schema(schema):
+        yield f"{path}: its records are {store.layout}; the schema needs {RecordLayout.for_schema(schema)}"
+        return
+    counts = {"rows": store.rows, "positives": 0, "blocks": store.num_blocks}
+    intact = True
+    with store, Progress(f"verifying {split}", store.num_blocks, "block") as progress:
+        for number in range(store.num_blocks):
+            try:
+                rows = store.block(number)
+            except StoreError as error:
+                yield str(error)
+                intact = False
+                continue
+            counts["positives"] += int(np.count_nonzero(store.layout.labels(rows) > 0))
+            for problem in _check_rows(rows, store.layout, schema):
+                yield f"{path}: block {number}: {problem}"
+            progress.advance(1, len(rows))
+    for name, said in (("manifest", manifest.splits.get(split)), ("schema", schema.counts.get(split))):
+        if intact and said != counts:
+            yield f"{path} holds {counts}; the {name} says {said}"
+
+
+def _check_rows(rows: np.ndarray, layout: RecordLayout, schema: Schema) -> Iterator[str]:
+    """Ids must be rows of their slot's field, labels what the label rule gives."""
+    first = schema.slot_offsets
+    last = first + np.array([field.rows for field in schema.fields], np.int32)[schema.slot_fields] - 1
+    ids = layout.ids(rows)
+    outside = (ids < first) | (ids > last)
+    if schema.num_slots != schema.num_fields:  # only lists have empty slots
+        outside &= ids >= 0
+    for slot in np.flatnonzero(outside.any(axis=0)):
+        row = int(np.flatnonzero(outside[:, slot])[0])
+        name = schema.fields[schema.slot_fields[slot]].name
+        yield f"row {row}: id {ids[row, slot]} is not one of field {name!r} ({first[slot]} to {last[slot]})"
+    labels = layout.labels(rows)
+    wrong = ~np.isin(labels, (0, 1)) if schema.label.is_binary else ~np.isfinite(labels)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        yield f"row {row}: label {labels[row]} is not {'0 or 1' if schema.label.is_binary else 'a number'}"

@@ -1,0 +1,46 @@
+"""Evaluates a run's best checkpoint on a split.
+
+python -m dist_fm.evaluate --run=DIR [--data=DIR] [--split=test] [--devices=N] [--platform=auto|cpu|gpu]
+"""
+
+import json
+import pathlib
+import sys
+
+from dist_fm.data.schema import SchemaError, read_schema
+from dist_fm.data.store import BlockStore
+from dist_fm.errors import UserError, nearest, run_command
+from dist_fm.flags import parse_own, whole_number
+from dist_fm.parallel.mesh import make_mesh, start_devices
+from dist_fm.run_dir import RunDir
+from dist_fm.training.evaluation import evaluate
+from dist_fm.training.session import open_best
+
+SPLITS = ("train", "valid", "test")
+
+
+def main(arguments: list[str]) -> None:
+    if "--help" in arguments or "-h" in arguments:
+        print(__doc__)
+        return
+    flags = parse_own(arguments, {"run": None, "data": "", "split": "test", "devices": "0", "platform": "auto"})
+    run = RunDir.open(flags["run"])
+    config = run.config()
+    data = pathlib.Path(flags["data"] or config.data.path)
+    if flags["split"] not in SPLITS:
+        raise UserError(f"--split={flags['split']}: {nearest(flags['split'], SPLITS)}")
+    schema, trained = read_schema(data), run.schema()
+    if schema.fingerprint != trained.fingerprint:
+        raise SchemaError(
+            f"{data} has schema fingerprint {schema.fingerprint[:12]}, but {run.path} was trained on "
+            f"{trained.fingerprint[:12]} ({trained.name!r}): other fields or another vocabulary"
+        )
+    mesh = make_mesh(start_devices(whole_number("devices", flags["devices"]), flags["platform"]))
+    engine, state = open_best(run, config, mesh)
+    with BlockStore(data / f"{flags['split']}.lmdb") as store:
+        metrics = evaluate(engine, state, store)
+        print(json.dumps({"split": flags["split"], "rows": store.rows, **metrics}, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,134 @@
+"""Parity with torchfm 0.7.0: its weights, loaded here, give its logits, gradients and first three Adam losses."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import SHARED, make_schema
+from flax import nnx
+
+from dist_fm.errors import UserError
+from dist_fm.models import MODELS, get_model
+from dist_fm.models.torchfm import (
+    columns_from_torchfm,
+    config_from_torchfm,
+    load_network,
+    network_from_torchfm,
+    roles_from_torchfm,
+)
+
+# Entries of gradients that are truly zero (biases that feed a BatchNorm, AFM's projection bias): torchfm's own reach
+# 2e-8 there, by rounding.
+ZERO_GRADIENT = 3e-8
+
+GOLDEN = SHARED / "golden" / "torchfm"
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs ../shared/golden, which is not in the repository")
+
+
+class FullBatch:
+    """What a model reads of a batch without padding."""
+
+    def __init__(self, size):
+        self.mask = jnp.ones(size)
+
+
+def logit(probability):
+    probability = np.asarray(probability, np.float64)
+    return np.log(probability) - np.log1p(-probability)
+
+
+@needs_golden
+@pytest.mark.parametrize("name", MODELS)
+def test_torchfm_parity(name):
+    golden = np.load(GOLDEN / f"{name}.npz")
+    theirs = json.loads(bytes(golden["config"]))
+    state, gradients = (
+        {key.removeprefix(prefix): golden[key] for key in golden.files if key.startswith(prefix)}
+        for prefix in ("state/", "grad/")
+    )
+    roles = roles_from_torchfm(theirs)
+    field_dims = theirs["field_dims"]
+    schema = make_schema(field_dims, [roles.get(i) for i in range(len(field_dims))])
+    model = get_model(name)(config_from_torchfm(theirs), schema, rngs=nnx.Rngs(0))
+    load_network(model, network_from_torchfm(theirs, state))
+    graph, network, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    columns = {key: jnp.asarray(value) for key, value in columns_from_torchfm(theirs, state).items()}
+    assert {key: c.shape[1] for key, c in columns.items()} == {k: c.width for k, c in model.columns(schema).items()}
+    ids = golden["x"] + np.array([field.offset for field in schema.fields])
+    labels, batch = jnp.asarray(golden["y"]), FullBatch(len(ids))
+
+    def logits(weights, stats, train):
+        model = nnx.merge(graph, weights["network"], stats)
+        rows = {key: column[ids] for key, column in weights["columns"].items()}
+        rngs = nnx.Rngs(dropout=0) if train else None
+        return model(rows, batch, train=train, rngs=rngs), nnx.state(model, nnx.BatchStat)
+
+    @jax.jit
+    def evaluate(weights, stats):
+        return logits(weights, stats, train=False)[0]
+
+    def loss(weights, stats):
+        z, stats = logits(weights, stats, train=True)
+        return optax.sigmoid_binary_cross_entropy(z, labels).mean(), (z, stats)
+
+    weights = {"network": network, "columns": columns}
+    np.testing.assert_allclose(evaluate(weights, stats), logit(golden["prob_eval"]), rtol=0, atol=1e-5)
+
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def step(weights, stats, slots):
+        (value, (z, stats)), gradient = jax.value_and_grad(loss, has_aux=True)(weights, stats)
+        updates, slots = optimizer.update(gradient, slots)
+        return optax.apply_updates(weights, updates), stats, slots, value, z, gradient
+
+    slots, losses = optimizer.init(weights), []
+    for i in range(3):
+        weights, stats, slots, value, z, gradient = step(weights, stats, slots)
+        losses.append(value)
+        if i == 0:
+            np.testing.assert_allclose(z, logit(golden["prob_train"]), rtol=0, atol=1e-5)
+            check_gradients(gradient, network_from_torchfm(theirs, gradients), columns_from_torchfm(theirs, gradients))
+    np.testing.assert_allclose(losses, golden["adam_losses"], rtol=0, atol=1e-5)
+
+
+def check_gradients(ours, network, columns):
+    largest = max(np.abs(array).max() for array in (*network.values(), *columns.values()))
+    ours_network = dict(nnx.to_flat_state(ours["network"]))
+    assert ours_network.keys() == network.keys() and ours["columns"].keys() == columns.keys()
+    for mine, theirs in ((ours_network, network), (ours["columns"], columns)):
+        for path, expected in theirs.items():
+            size = np.abs(expected).max()
+            atol = 2 * ZERO_GRADIENT if size < ZERO_GRADIENT else 1e-5 * max(size, 0.01 * largest)
+            np.testing.assert_allclose(mine[path][...], expected, rtol=0, atol=atol, err_msg=str(path))
+
+
+FM = {"model": "fm", "torchfm_class": "FactorizationMachineModel", "field_dims": [2, 3], "embed_dim": 2}
+
+
+def test_settings_that_are_unknown_or_missing_are_named():
+    assert config_from_torchfm(FM).embed_dim == 2
+    with pytest.raises(UserError, match="no argument 'embed_size'"):
+        config_from_torchfm({**FM, "embed_size": 4})
+    with pytest.raises(UserError, match="does not give embed_dim"):
+        config_from_torchfm({"model": "fm", "field_dims": [2, 3]})
+    with pytest.raises(UserError, match="does not give attention_dropout, dropout"):
+        config_from_torchfm({"model": "afm", "field_dims": [2, 3], "embed_dim": 2, "attn_size": 3})
+
+
+def test_arrays_that_do_not_fit_are_named():
+    model = get_model("fm")(config_from_torchfm(FM), make_schema((2, 3), (None, None)), rngs=nnx.Rngs(0))
+    good = {"linear.bias": np.full(1, 3, np.float32)}
+    load_network(model, network_from_torchfm(FM, good))
+    assert model.linear.bias[0] == 3
+    with pytest.raises(UserError, match=r"linear\.bias: not given"):
+        load_network(model, {})
+    with pytest.raises(UserError, match=r"linear\.bias: \(2,\), the model's is \(1,\)"):
+        load_network(model, network_from_torchfm(FM, {"linear.bias": np.zeros(2)}))
+    with pytest.raises(UserError, match="no module 'cross'"):
+        network_from_torchfm(FM, {**good, "cross.weight": np.zeros((2, 2))})
+    with pytest.raises(UserError, match="has 4 rows, but field_dims sum to 5"):
+        columns_from_torchfm(FM, {"embedding.embedding.weight": np.zeros((4, 2))})

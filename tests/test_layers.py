@@ -1,0 +1,240 @@
+"""Interactions against brute-force loops in float64; BatchNorm and dropout against what padding must not change."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dist_fm.errors import UserError
+from dist_fm.layers.attention import PairAttention
+from dist_fm.layers.batch_norm import BatchNorm
+from dist_fm.layers.cin import CIN
+from dist_fm.layers.dense import FirstOrder, bias_init, weight_init
+from dist_fm.layers.dropout import dropout
+from dist_fm.layers.field_aware import field_aware_pair_sum, field_aware_products, partner_vectors
+from dist_fm.layers.fm import bi_interaction, pair_products, pair_sum
+from dist_fm.layers.mlp import MLP
+
+FIELDS, FACTORS = 4, 3
+PAIRS = list(itertools.combinations(range(FIELDS), 2))
+batches = pytest.mark.parametrize("batch", [1, 5])
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def randomized(module, seed=1):
+    """``module`` with every array drawn anew in float64, so that no bias or scale hides at 0 or 1."""
+    rng = np.random.default_rng(seed)
+    state = nnx.state(module)
+    nnx.update(module, jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.2, 1, x.shape) * rng.choice([-1, 1])), state))
+    return module
+
+
+def check(ours, loop):
+    assert ours.dtype == jnp.float64
+    np.testing.assert_allclose(ours, loop, rtol=1e-12, atol=1e-12)
+
+
+@batches
+def test_first_order_is_the_sum_of_weights_and_bias(batch):
+    layer, w = randomized(FirstOrder()), draw(batch, FIELDS, 1)
+    check(layer(w), [layer.bias[0] + sum(w[b, f, 0] for f in range(FIELDS)) for b in range(batch)])
+
+
+@batches
+def test_fm_pair_sum(batch):
+    x = draw(batch, FIELDS, FACTORS)
+    loop = [sum(sum(x[b, i, k] * x[b, j, k] for k in range(FACTORS)) for i, j in PAIRS) for b in range(batch)]
+    check(jax.jit(pair_sum)(x), loop)
+
+
+@batches
+def test_bi_interaction(batch):
+    x = draw(batch, FIELDS, FACTORS)
+    loop = [[sum(x[b, i, k] * x[b, j, k] for i, j in PAIRS) for k in range(FACTORS)] for b in range(batch)]
+    check(jax.jit(bi_interaction)(x), loop)
+
+
+@batches
+def test_pair_products_are_in_pair_order(batch):
+    x = draw(batch, FIELDS, FACTORS)
+    check(jax.jit(pair_products)(x), [[x[b, i] * x[b, j] for i, j in PAIRS] for b in range(batch)])
+
+
+@batches
+def test_field_aware_pairs(batch):
+    rows = draw(batch, FIELDS, FIELDS * FACTORS)
+
+    def vector(b, i, j):
+        """Field i's vector for partner field j."""
+        return rows[b, i, j * FACTORS : (j + 1) * FACTORS]
+
+    loop = np.array([[vector(b, i, j) * vector(b, j, i) for i, j in PAIRS] for b in range(batch)])
+    x = partner_vectors(rows)
+    check(jax.jit(field_aware_products)(x), loop)
+    check(jax.jit(field_aware_pair_sum)(x), loop.sum(axis=(1, 2)))
+
+
+@batches
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_pair_attention(batch, use_bias):
+    layer = PairAttention(FACTORS, 2, dropout=0.5, use_bias=use_bias, layer_init="torch", rngs=nnx.Rngs(0))
+    randomized(layer)
+    x = draw(batch, FIELDS, FACTORS)
+    W, b0, h = (np.asarray(v[...]) for v in (layer.hidden.kernel, layer.hidden.bias, layer.projection.kernel))
+    b1 = float(layer.projection.bias[0]) if use_bias else 0.0
+    loop = []
+    for b in range(batch):
+        scores = [sum(h[a, 0] * max(0, (x[b, i] * x[b, j]) @ W[:, a] + b0[a]) for a in range(2)) + b1 for i, j in PAIRS]
+        weights = np.exp(scores) / np.exp(scores).sum()
+        loop.append(sum(weight * x[b, i] * x[b, j] for weight, (i, j) in zip(weights, PAIRS, strict=True)))
+    check(jax.jit(lambda x: layer(x, train=False))(x), loop)
+
+
+@batches
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("split_half", [True, False])
+def test_cin(batch, split_half, activation):
+    sizes = (4, 6, 5)
+    layer = CIN(FIELDS, sizes, split_half=split_half, activation=activation, layer_init="torch", rngs=nnx.Rngs(0))
+    randomized(layer)
+    x = draw(batch, FIELDS, FACTORS)
+    act = (lambda v: np.maximum(v, 0)) if activation == "relu" else (lambda v: v)
+    loop = []
+    for b in range(batch):
+        maps, outputs = x[b], []
+        for level, (size, cin_layer) in enumerate(zip(sizes, layer.layers, strict=True)):
+            W, bias = np.asarray(cin_layer.kernel[...]), np.asarray(cin_layer.bias[...])
+            new = np.array(
+                [
+                    act(bias[h] + sum(W[f, h, p] * x[b, f] * maps[p] for f in range(FIELDS) for p in range(len(maps))))
+                    for h in range(size)
+                ]
+            )
+            halve = split_half and level < len(sizes) - 1
+            outputs += [row.sum() for row in (new[: size // 2] if halve else new)]
+            maps = new[size // 2 :] if halve else new
+        loop.append(outputs)
+    ours = jax.jit(lambda x: layer(x))(x)
+    assert ours.shape == (batch, layer.features)
+    check(ours, loop)
+
+
+def test_cin_refuses_to_halve_odd_sizes():
+    with pytest.raises(UserError, match=r"\(5, 4\) must be even"):
+        CIN(FIELDS, (5, 4), split_half=True, activation="relu", layer_init="torch", rngs=nnx.Rngs(0))
+    CIN(FIELDS, (4, 5), split_half=True, activation="relu", layer_init="torch", rngs=nnx.Rngs(0))
+
+
+@batches
+@pytest.mark.parametrize(("activation", "batch_norm"), [("relu", True), ("tanh", False)])
+def test_mlp(batch, activation, batch_norm):
+    mlp = randomized(
+        MLP(3, (4, 2), dropout=0.5, batch_norm=batch_norm, activation=activation, rngs=nnx.Rngs(0)),
+        seed=3,
+    )
+    if batch_norm:
+        for norm in mlp.norms:
+            norm.var[...] = jnp.abs(norm.var[...])
+    x = draw(batch, 3)
+    loop = x
+    for i, hidden in enumerate(mlp.hidden):
+        loop = loop @ hidden.kernel[...] + hidden.bias[...]
+        if batch_norm:
+            norm = mlp.norms[i]
+            loop = (loop - norm.mean[...]) / np.sqrt(norm.var[...] + 1e-5) * norm.scale[...] + norm.bias[...]
+        loop = np.maximum(loop, 0) if activation == "relu" else np.tanh(loop)
+    loop = loop @ mlp.output.kernel[...] + mlp.output.bias[...]
+    check(jax.jit(lambda x: mlp(x, np.ones(batch), train=False))(x), loop[:, 0])
+
+
+def test_batch_norm_in_training_reads_only_real_samples():
+    norm, x = randomized(BatchNorm(3)), draw(7, 3)
+    mask = np.array([1, 1, 0, 1, 1, 1, 0.0])
+    old_mean, old_var = norm.mean[...], norm.var[...]
+    real = x[mask == 1]
+    mean, var = real.mean(0), real.var(0)
+    loop = (x - mean) / np.sqrt(var + 1e-5) * norm.scale[...] + norm.bias[...]
+    check(norm(jnp.asarray(x), jnp.asarray(mask), train=True), loop)
+    check(norm.mean[...], 0.9 * old_mean + 0.1 * mean)
+    check(norm.var[...], 0.9 * old_var + 0.1 * real.var(0, ddof=1))
+
+
+def test_batch_norm_of_one_sample_and_of_none_is_finite():
+    for mask in ([1.0, 0.0], [0.0, 0.0]):
+        norm = BatchNorm(3)
+        assert np.isfinite(norm(jnp.asarray(draw(2, 3)), jnp.array(mask), train=True)).all()
+        assert np.isfinite(norm.mean[...]).all() and np.isfinite(norm.var[...]).all()
+
+
+def test_batch_norm_split_over_devices_equals_one_device():
+    x, mask = draw(16, 3), np.array([1.0] * 11 + [0.0] * 5)
+
+    @jax.jit
+    def run(x, mask):
+        norm = BatchNorm(3)
+        y = norm(x, mask, train=True)
+        return y, norm.mean[...], norm.var[...]
+
+    batch_axis = NamedSharding(jax.make_mesh((4,), ("device",)), PartitionSpec("device"))
+    split = run(*jax.device_put((x, mask), batch_axis))
+    assert len(split[0].sharding.device_set) == 4
+    for one, four in zip(run(x, mask), split, strict=True):
+        np.testing.assert_allclose(one, four, rtol=1e-13, atol=1e-14)
+
+
+def test_batch_norm_keeps_bfloat16_activations_and_float32_statistics():
+    norm = BatchNorm(2)
+    norm.scale, norm.bias = nnx.Param(jnp.ones(2, jnp.bfloat16)), nnx.Param(jnp.zeros(2, jnp.bfloat16))
+    # 1,000 numbers near 100: in bfloat16 the mean itself would be off by a half.
+    x = jnp.asarray(100 + draw(1000, 2), jnp.bfloat16)
+    assert norm(x, jnp.ones(1000), train=True).dtype == jnp.bfloat16
+    assert norm.mean.dtype == jnp.float32
+    np.testing.assert_allclose(norm.mean[...], 0.1 * np.asarray(x, np.float64).mean(0), rtol=1e-5)
+
+
+def test_dropout_keeps_the_mean_and_is_off_at_evaluation():
+    x = jnp.ones((200, 50))
+    y = dropout(x, 0.25, train=True, rngs=nnx.Rngs(dropout=0))
+    assert set(np.unique(y)) == {0, 1 / 0.75}
+    assert abs(float((y == 0).mean()) - 0.25) < 0.02
+    assert dropout(x, 0.25, train=False, rngs=None) is x
+    assert dropout(x, 0.0, train=True, rngs=None) is x
+    with pytest.raises(ValueError, match="rngs"):
+        dropout(x, 0.25, train=True, rngs=None)
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 3)])
+def test_dropout_of_a_sample_depends_on_its_position_alone(shape):
+    def drop(batch, dtype=np.float64):
+        run = jax.jit(lambda x: dropout(x, 0.5, train=True, rngs=nnx.Rngs(dropout=3)))
+        return np.asarray(run(np.ones((batch, *shape), dtype)))
+
+    np.testing.assert_array_equal(drop(8), drop(13)[:8])
+    with jax.enable_x64(False):
+        float32 = drop(8, np.float32)
+    np.testing.assert_array_equal(drop(8), float32)
+
+
+def test_layer_init():
+    key = jax.random.key(0)
+    kernel = weight_init("torch", 25, 3)(key, (25, 4000), jnp.float32)
+    assert 0.199 < float(jnp.abs(kernel).max()) <= 0.2 and abs(float(kernel.std()) - 0.2 / 3**0.5) < 1e-3
+    assert 0.19 < float(jnp.abs(bias_init("torch", 25)(key, (1000,), jnp.float32)).max()) <= 0.2
+    kernel = weight_init("xavier_normal", 25, 7)(key, (25, 4000), jnp.float32)
+    assert abs(float(kernel.std()) - 0.25) < 2e-3
+    assert not bias_init("xavier_normal", 25)(key, (1000,), jnp.float32).any()
+    with pytest.raises(UserError, match="did you mean xavier_normal"):
+        weight_init("xavier", 25, 7)
