@@ -188,7 +188,8 @@ def test_batch_norm_split_over_devices_equals_one_device():
         y = norm(x, mask, train=True)
         return y, norm.mean[...], norm.var[...]
 
-    batch_axis = NamedSharding(jax.make_mesh((4,), ("device",)), PartitionSpec("device"))
+    mesh = jax.make_mesh((4,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
+    batch_axis = NamedSharding(mesh, PartitionSpec("device"))
     split = run(*jax.device_put((x, mask), batch_axis))
     assert len(split[0].sharding.device_set) == 4
     for one, four in zip(run(x, mask), split, strict=True):

@@ -4,6 +4,7 @@ The global batch at step t is a pure function of (data, seed, t), so the data po
 and any number of hosts sees the same global batches: a host reads its slice of each.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -118,10 +119,31 @@ def _chosen(generator: np.random.Generator, count: int, rate: float) -> np.ndarr
     return positions[positions < count]
 
 
+@dataclasses.dataclass(frozen=True)
+class MemoryStore:
+    """Rows int32 [N, words] in memory, read like a store."""
+
+    words: np.ndarray
+
+    @classmethod
+    def of(cls, schema: Schema, ids: np.ndarray, values: np.ndarray | None) -> "MemoryStore":
+        """Unlabelled rows of table rows ``ids`` [N, S] and ``values`` [N, S]."""
+        layout = RecordLayout.for_schema(schema)
+        ones = np.ones(len(ids), np.float32)
+        return cls(layout.pack(0 * ones, ids, values, ones if schema.has_weights else None))
+
+    @property
+    def rows(self) -> int:
+        return len(self.words)
+
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        return self.words[start:stop]
+
+
 class EvalSource(BatchSource):
     """A split in stored order, every row exactly once; the last batch is short (masked)."""
 
-    def __init__(self, store: BlockStore, schema: Schema, batch_size: int, **parts):
+    def __init__(self, store: BlockStore | MemoryStore, schema: Schema, batch_size: int, **parts):
         super().__init__(schema, batch_size, **parts)
         self.store = store
 

@@ -37,14 +37,14 @@ class Engine:
 
     def __init__(self, config: Config, schema: Schema, mesh: Mesh, *, dtype: Any = jnp.float32):
         self.config, self.schema, self.mesh, self.dtype = config, schema, mesh, dtype
+        self._key = jax.random.key(config.train.seed)
         self._model_class = get_model(config.model_name)
-        abstract = nnx.eval_shape(lambda: self._model(jax.random.key(0)))
+        abstract = nnx.eval_shape(self.model)
         self.layout = RowLayout(abstract.columns(schema))
         self.spec = TableSpec(schema.num_rows, self.layout, dtype)
         self._graph = nnx.split(abstract, nnx.Param, nnx.BatchStat)[0]
         self.optimizer = make_optimizer(config.optimizer)
         everywhere = NamedSharding(mesh, P())
-        self._key = jax.random.key(config.train.seed)
         self.init = jax.jit(self._init, out_shardings=everywhere)
         self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=everywhere)
         self.eval_step = jax.jit(self._eval_step, out_shardings=everywhere)
@@ -74,12 +74,13 @@ class Engine:
         network = sum(x.size for x in jax.tree.leaves(jax.eval_shape(self._init).params))
         return self.spec.rows * self.layout.width + network
 
-    def _model(self, key: jax.Array) -> Any:
-        return self._model_class(self.config.model, self.schema, rngs=nnx.Rngs(key))
+    def model(self, key: jax.Array | None = None) -> Any:
+        """The model with its network drawn by ``key`` (None: the run's seed)."""
+        return self._model_class(self.config.model, self.schema, rngs=nnx.Rngs(self._key if key is None else key))
 
     def _init(self) -> TrainState:
         table_key, network_key = jax.random.split(jax.random.fold_in(self._key, 2**31 - 1))
-        model = self._model(network_key)
+        model = self.model(network_key)
         cast = lambda x: x.astype(self.dtype)
         params, stats = (jax.tree.map(cast, nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat))
         table = self.spec.init(table_key)

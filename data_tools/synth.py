@@ -1,5 +1,0 @@
-KINDS = ("movielens", "criteo")
-
-
-def synth(kind, rows, output, seed):
-    raise NotImplementedError

@@ -1,0 +1,108 @@
+"""Scores raw rows with a run's best checkpoint.
+
+python -m dist_fm.predict --run=DIR --input=raw.csv --output=scores.csv [--keep=user,item] [--devices=N]
+
+The input has the rows of the training format, label optional: with a header it is matched by name, in any order, and
+extra columns are ignored. The output has a line a row, `row,score`: the row's number from 0, and its probability (or
+rating). A row that cannot be read gets an empty score and a line in OUTPUT.errors. Needs no data set.
+"""
+
+import contextlib
+import csv
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
+
+import numpy as np
+
+from data_tools.encode import Encoder
+from data_tools.formats.reader import Chunk, open_rows
+from data_tools.progress import Progress
+from dist_fm.data.source import EvalSource, MemoryStore
+from dist_fm.errors import UserError, run_command
+from dist_fm.flags import parse_own, whole_number
+from dist_fm.parallel.mesh import make_mesh, start_devices
+from dist_fm.run_dir import RunDir
+from dist_fm.training.evaluation import score
+from dist_fm.training.session import open_best
+from dist_fm.training.state import TrainState
+from dist_fm.training.step import Engine
+
+
+def main(arguments: list[str]) -> None:
+    if "--help" in arguments or "-h" in arguments:
+        print(__doc__)
+        return
+    known = {"run": None, "input": None, "output": None, "keep": "", "devices": "0", "platform": "auto"}
+    flags = parse_own(arguments, known)
+    run, output = RunDir.open(flags["run"]), pathlib.Path(flags["output"])
+    if not output.parent.is_dir():
+        raise UserError(f"--output={output}: there is no directory {output.parent}")
+    keep = tuple(name for name in flags["keep"].split(",") if name)
+    rows = open_rows(run.schema().source, flags["input"], for_prediction=True, keep=keep)
+    encoder = Encoder.from_directory(run.path)
+    mesh = make_mesh(start_devices(whole_number("devices", flags["devices"]), flags["platform"]))
+    engine, state = open_best(run, run.config(), mesh)
+
+    with _written_whole(output) as (scores, errors), Progress("predict", rows.total_bytes, "B") as bar:
+        writer = csv.writer(scores, lineterminator="\n")
+        writer.writerow(["row", "score", *keep])
+        for chunk in rows:
+            numbers = _predict(engine, state, encoder, chunk)
+            kept = [np.asarray(chunk.columns[name]) for name in keep]
+            writer.writerows(_lines(chunk, numbers, kept))
+            errors.writelines(f"{flags['input']}:{bad.line}: {bad.reason}: {bad.raw}\n" for bad in chunk.bad)
+            bar.advance(chunk.num_bytes, chunk.num_rows)
+
+
+def _predict(engine: Engine, state: TrainState, encoder: Encoder, chunk: Chunk) -> np.ndarray:
+    """Scores [N] of a chunk's good rows: probabilities, or, with mse, the predicted values."""
+    ids, values = encoder.encode(chunk.columns)
+    size = engine.config.train.eval_batch_size
+    store = MemoryStore.of(engine.schema, ids, values)
+    source = EvalSource(store, engine.schema, size, padded_size=engine.padded_batch(size))
+    logits = np.concatenate([np.zeros(0, np.float32), *(logits for logits, *_ in score(engine, state, source))])
+    if engine.config.train.loss == "mse":
+        return logits
+    return 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -700, 700)))
+
+
+def _lines(chunk: Chunk, scores: np.ndarray, kept: Sequence[np.ndarray]) -> Iterator[list[Any]]:
+    """Output lines of good and bad rows in the order of the file."""
+    texts = [f"{number:.9g}" for number in scores]
+    good = zip(chunk.lines.tolist(), texts, *(column.tolist() for column in kept), strict=True)
+    if not chunk.bad:
+        for row, (_, *cells) in enumerate(good, chunk.first_row):
+            yield [row, *cells]
+        return
+    empty = [""] * (1 + len(kept))
+    merged = sorted([*((line, cells) for line, *cells in good), *((bad.line, empty) for bad in chunk.bad)])
+    for row, (_, cells) in enumerate(merged, chunk.first_row):
+        yield [row, *cells]
+
+
+@contextlib.contextmanager
+def _written_whole(output: pathlib.Path) -> Iterator[tuple[TextIO, TextIO]]:
+    """Files beside ``output`` and ``output``.errors that take their places only when all rows are written."""
+    errors = output.with_name(output.name + ".errors")
+    finals = (output, errors)
+    beside = [path.with_name(f".{path.name}.{os.getpid()}") for path in finals]
+    try:
+        with (
+            open(beside[0], "w", newline="", encoding="utf-8") as scores,
+            open(beside[1], "w", encoding="utf-8") as bad,
+        ):
+            yield scores, bad
+        for path, final in zip(beside, finals, strict=True):
+            os.replace(path, final)
+        if not errors.stat().st_size:
+            errors.unlink()
+    finally:
+        for path in beside:
+            path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
