@@ -3,7 +3,8 @@
 import importlib
 import sys
 
-from dist_fm.errors import UserError, nearest, run_command
+from dist_fm.command import run_command
+from dist_fm.errors import UserError, nearest
 
 COMMANDS = ("train", "evaluate", "predict", "import_torchfm")
 

@@ -144,9 +144,11 @@ SECTION_TYPES = {f.name: f.type for f in dataclasses.fields(Config) if f.name in
 
 def build_config(sections: Mapping[str, Mapping[str, Any]], where: str) -> Config:
     """A checked ``Config`` from nested values, each plain or a ``FlagValue``; ``where`` names their file in errors."""
-    for section in sections:
+    for section, values in sections.items():
         if section not in SECTIONS:
             raise UserError(f"{where}: unknown section [{section}]; {nearest(section, SECTIONS)}")
+        if not isinstance(values, Mapping):
+            raise UserError(f"{where}: {section} must be a section, [{section}]")
     model = dict(sections.get("model", {}))
     name = model.pop("name", None)
     if isinstance(name, FlagValue):
@@ -178,8 +180,6 @@ def _resolve(config: Config) -> Config:
 
 
 def _build_section(section: str, section_type: Any, values: Mapping[str, Any], where: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where}: {section} must be a section, [{section}]")
     known = {field.name: field for field in dataclasses.fields(section_type)}
     kinds = key_types(section_type)
     built = {}

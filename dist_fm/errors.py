@@ -1,13 +1,7 @@
-"""Errors that are the user's to fix: one line, no traceback, exit code 2."""
+"""Errors that are the user's to fix."""
 
 import difflib
-import sys
-from collections.abc import Callable, Iterable
-
-from data_tools.errors import DataError
-from dist_fm.data.records import RecordError
-from dist_fm.data.schema import SchemaError
-from dist_fm.data.store import StoreError
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -21,15 +15,3 @@ def nearest(given: object, allowed: Iterable[str], *, prefix: str = "") -> str:
     if close:
         return f"did you mean {prefix}{close[0]}?"
     return "allowed: " + ", ".join(prefix + name for name in names)
-
-
-def run_command(main: Callable[[list[str]], int | None]) -> int:
-    """Runs a command's ``main`` on the process's arguments; an error of the user's becomes one line and exit code 2."""
-    try:
-        return main(sys.argv[1:]) or 0
-    except (UserError, DataError, SchemaError, RecordError, StoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130

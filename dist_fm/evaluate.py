@@ -7,9 +7,10 @@ import json
 import pathlib
 import sys
 
+from dist_fm.command import run_command
 from dist_fm.data.schema import SchemaError, read_schema
 from dist_fm.data.store import BlockStore
-from dist_fm.errors import UserError, nearest, run_command
+from dist_fm.errors import UserError, nearest
 from dist_fm.flags import parse_own, whole_number
 from dist_fm.parallel.mesh import make_mesh, start_devices
 from dist_fm.run_dir import RunDir

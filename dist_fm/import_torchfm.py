@@ -19,9 +19,10 @@ from flax import nnx
 
 from data_tools.formats.base import Column, TextLayout
 from dist_fm.checkpoint import Checkpoints
+from dist_fm.command import run_command
 from dist_fm.config import Config, DataConfig
 from dist_fm.data.schema import Field, Label, Schema
-from dist_fm.errors import UserError, run_command
+from dist_fm.errors import UserError
 from dist_fm.flags import parse_own
 from dist_fm.models import torchfm
 from dist_fm.parallel.mesh import make_mesh, start_devices

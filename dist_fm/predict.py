@@ -20,8 +20,9 @@ import numpy as np
 from data_tools.encode import Encoder
 from data_tools.formats.reader import Chunk, open_rows
 from data_tools.progress import Progress
+from dist_fm.command import run_command
 from dist_fm.data.source import EvalSource, MemoryStore
-from dist_fm.errors import UserError, run_command
+from dist_fm.errors import UserError
 from dist_fm.flags import parse_own, whole_number
 from dist_fm.parallel.mesh import make_mesh, start_devices
 from dist_fm.run_dir import RunDir

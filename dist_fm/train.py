@@ -6,7 +6,8 @@ python -m dist_fm.train --data=DIR --model=deepfm --devices=4 [--config=FILE.tom
 import json
 import sys
 
-from dist_fm.errors import UserError, run_command
+from dist_fm.command import run_command
+from dist_fm.errors import UserError
 from dist_fm.flags import help_text, load_config, parse_flags
 from dist_fm.training.session import train
 
