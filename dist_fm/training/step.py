@@ -91,7 +91,7 @@ class Engine:
     ) -> tuple[jax.Array, nnx.State]:
         """Logits [B] and BatchNorm's new statistics; ``dropout`` is the step's key, None in evaluation."""
         rows = lookup.spread(unique, batch.inverse, batch.values, self.schema.slot_fields, self.mesh)
-        model = nnx.merge(self._graph, params, stats, copy=True)  # its statistics change, in this trace only
+        model = nnx.merge(self._graph, params, stats)
         rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
         logits = model(lookup.columns(rows, self.layout), batch, train=dropout is not None, rngs=rngs)
         return logits, nnx.state(model, nnx.BatchStat)

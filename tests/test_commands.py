@@ -1,0 +1,250 @@
+"""The commands end to end, as a user runs them: train, resume, evaluate, predict, and what they say to bad input."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_schema, write_data_set
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FLAGS = (
+    "--model=deepfm",
+    "--batch_size=100",
+    "--epochs=3",
+    "--train.eval_batch_size=128",
+    "--quiet",
+    "--run.log_steps=3",
+)
+
+
+def command(name, *arguments, cwd, expect=0, **environment):
+    """Runs ``python -m dist_fm.NAME``; returns stdout, or, where it should fail, stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"dist_fm.{name}", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": ROOT, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == expect, done.stderr + done.stdout
+    if expect:
+        assert "Traceback" not in done.stderr, done.stderr
+    return done.stderr if expect else done.stdout
+
+
+def events(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run):
+    """All arrays of the last checkpoint, as bytes by name: bit-equal runs have equal dicts."""
+    import orbax.checkpoint as ocp
+
+    last = max(int(p.name) for p in (run / "checkpoints").iterdir())
+    import jax
+
+    tree = ocp.StandardCheckpointer().restore((run / "checkpoints" / str(last) / "state").absolute())
+    return last, {
+        jax.tree_util.keystr(k): np.asarray(v).tobytes() for k, v in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+@pytest.fixture(scope="module")
+def whole_run(small_data, tmp_path_factory):
+    """A finished run of three epochs on two devices, its directory and what it printed."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    out = command("train", f"--data={small_data}", *FLAGS, "--devices=2", f"--output_dir={run}", cwd=ROOT)
+    return run, out
+
+
+def test_train_writes_result_metrics_and_checkpoints(whole_run, small_data):
+    run, out = whole_run
+    assert out.startswith("devices: 2 x CPU (virtual)")
+    result = json.loads((run / "result.json").read_text())
+    assert result == json.loads(out[out.index("{") :])
+    assert result["model"] == "deepfm" and result["steps"] == 27 and result["train_samples_per_s"] > 0
+    for split in ("valid", "test"):
+        assert 0 < result[split]["auc"] < 1 and result[split]["logloss"] > 0
+    assert result["best_epoch"] == math.ceil(result["best_step"] / 9)
+    train = [event for event in events(run) if event["split"] == "train"]
+    assert [event["step"] for event in train] == list(range(3, 28, 3))
+    valid = [event for event in events(run) if event["split"] == "valid"]
+    assert [event["step"] for event in valid] == [9, 18, 27]
+    assert max(event["auc"] for event in valid) == result["valid"]["auc"]
+    assert (run / "config.toml").is_file() and (run / "schema.json").is_file()
+
+
+def test_a_finished_run_prints_its_result_and_trains_no_more(whole_run, small_data):
+    run, out = whole_run
+    before = (run / "metrics.jsonl").read_bytes()
+    again = command("train", f"--data={small_data}", *FLAGS, "--devices=1", f"--output_dir={run}", cwd=ROOT)
+    assert "finished" in again and json.loads(again[again.index("{") :]) == json.loads(out[out.index("{") :])
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluate_equals_the_result(whole_run, small_data):
+    run, _ = whole_run
+    result = json.loads((run / "result.json").read_text())
+    for split in ("valid", "test"):
+        found = json.loads(command("evaluate", f"--run={run}", f"--split={split}", "--devices=2", cwd=ROOT))
+        assert {key: found[key] for key in ("auc", "logloss")} == result[split]
+        assert found["rows"] == 150
+
+
+def test_resume_is_exact(whole_run, small_data, tmp_path):
+    """Stopped after 14 of 27 steps, in the middle of an epoch, and started again: bit-equal to the undisturbed run."""
+    run, _ = whole_run
+    part = tmp_path / "part"
+    flags = (f"--data={small_data}", *FLAGS, "--devices=2", f"--output_dir={part}")
+    command("train", *flags, "--steps=14", cwd=ROOT)
+    assert events(part)[-1]["step"] == 14
+    out = command("train", *flags, cwd=ROOT)
+    assert "going on from step 14" in out
+    assert weights(part) == weights(run)
+    same = lambda event: {key: value for key, value in event.items() if key != "samples_per_s"}
+    untimed = [same(event) for event in events(run)]
+    # Step 14 was evaluated as the last of the shorter run; everything else is the same event by event.
+    assert [same(event) for event in events(part) if event["step"] != 14 and event["split"] == "valid"] == [
+        event for event in untimed if event["split"] == "valid"
+    ]
+    result, expected = (json.loads((r / "result.json").read_text()) for r in (part, run))
+    assert result["test"] == expected["test"] and result["best_step"] == expected["best_step"]
+
+
+def test_a_killed_run_goes_on_to_the_same_end(whole_run, small_data, tmp_path):
+    run, _ = whole_run
+    killed = tmp_path / "killed"
+    flags = (f"--data={small_data}", *FLAGS, "--devices=2", f"--output_dir={killed}", "--save_steps=5")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dist_fm.train", *flags], cwd=ROOT, env={**os.environ, "PYTHONPATH": ROOT}
+    )
+    while process.poll() is None and not list((killed / "checkpoints").glob("[0-9]*")):
+        pass
+    process.kill()
+    process.wait()
+    command("train", *flags, cwd=ROOT)
+    assert weights(killed) == weights(run)
+    steps = [event["step"] for event in events(killed) if event["split"] == "valid"]
+    assert steps == sorted(set(steps))
+
+
+def test_other_settings_are_listed_and_refused(whole_run, small_data):
+    run, _ = whole_run
+    error = command(
+        *("train", f"--data={small_data}", *FLAGS, f"--output_dir={run}", "--lr=0.5", "--seed=9", "--model.dropout=0"),
+        cwd=ROOT,
+        expect=2,
+    )
+    for words in ("optimizer.lr: the run has 0.001, this command 0.5", "train.seed", "model.dropout"):
+        assert words in error
+    assert "train.epochs:" not in error
+
+
+def test_fewer_epochs_are_refused_and_more_go_on(whole_run, small_data, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(whole_run[0], run)
+    flags = ["--epochs=2" if flag.startswith("--epochs") else flag for flag in FLAGS]
+    error = command("train", f"--data={small_data}", *flags, f"--output_dir={run}", cwd=ROOT, expect=2)
+    assert "train.epochs: the run has 3, this command 2" in error
+    flags = ["--epochs=4" if flag.startswith("--epochs") else flag for flag in FLAGS]
+    out = command("train", f"--data={small_data}", *flags, "--devices=4", f"--output_dir={run}", cwd=ROOT)
+    assert "going on from step 27" in out and json.loads(out[out.index("{") :])["steps"] == 36
+
+
+def test_another_vocabulary_is_refused(whole_run, tmp_path):
+    run, _ = whole_run
+    other = write_data_set(tmp_path / "other", make_schema((40, 31, 9)))
+    error = command("evaluate", f"--run={run}", f"--data={other}", cwd=ROOT, expect=2)
+    assert "fingerprint" in error and str(other) in error
+    error = command("train", f"--data={other}", *FLAGS, f"--output_dir={run}", cwd=ROOT, expect=2)
+    assert "schema" in error
+
+
+def test_resume_must_and_never(whole_run, small_data, tmp_path):
+    flags = (f"--data={small_data}", *FLAGS)
+    error = command("train", *flags, f"--output_dir={tmp_path}/none", "--resume=must", cwd=ROOT, expect=2)
+    assert "--resume=must" in error
+    error = command("train", *flags, f"--output_dir={whole_run[0]}", "--resume=never", cwd=ROOT, expect=2)
+    assert "--resume=never" in error
+
+
+def test_bad_data_directories(tmp_path, small_data):
+    flags = ("--model=fm", f"--output_dir={tmp_path}/run")
+    error = command("train", f"--data={tmp_path}/nowhere", *flags, cwd=ROOT, expect=2)
+    assert "nowhere" in error and "no such directory" in error
+    broken = tmp_path / "unfinished"
+    shutil.copytree(small_data, broken)
+    (broken / "manifest.json").unlink()
+    error = command("train", f"--data={broken}", *flags, cwd=ROOT, expect=2)
+    assert "manifest.json" in error
+    error = command("train", *flags, cwd=ROOT, expect=2)
+    assert "--data=DIR" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_bce_refuses_ratings_and_mse_reports_rmse(tmp_path):
+    data = write_data_set(tmp_path / "ratings", make_schema(rule="value"))
+    error = command("train", f"--data={data}", *FLAGS, f"--output_dir={tmp_path}/run", cwd=ROOT, expect=2)
+    assert "--loss=mse" in error and not (tmp_path / "run").exists()
+    out = command("train", f"--data={data}", *FLAGS, "--loss=mse", f"--output_dir={tmp_path}/run", cwd=ROOT)
+    result = json.loads(out[out.index("{") :])
+    assert set(result["test"]) == {"rmse", "mae"} and result["test"]["mae"] <= result["test"]["rmse"]
+
+
+def test_a_diverging_run_stops_names_the_step_and_keeps_the_last_checkpoint(small_data, tmp_path):
+    run = tmp_path / "run"
+    flags = (f"--data={small_data}", "--model=fm", "--batch_size=100", "--epochs=50", f"--output_dir={run}", "--quiet")
+    error = command("train", *flags, "--optimizer=sgd", "--lr=1e4", "--save_steps=1", "--loss=bce", cwd=ROOT, expect=2)
+    assert "diverged" in error and "step " in error
+    kept = sorted(int(path.name) for path in (run / "checkpoints").iterdir())
+    assert kept and f"checkpoint of step {kept[-1]} is kept" in error
+    assert not (run / "result.json").exists()
+
+
+def test_one_class_gives_auc_null_and_short_valid_is_fine(tmp_path):
+    data = write_data_set(tmp_path / "d", make_schema(), rows=(300, 1, 0))
+    out = command("train", f"--data={data}", *FLAGS, f"--output_dir={tmp_path}/run", cwd=ROOT)
+    result = json.loads(out[out.index("{") :])
+    assert result["valid"]["auc"] is None and result["valid"]["logloss"] > 0
+    assert result["test"] == {"auc": None, "logloss": None}
+
+
+def test_early_stop_and_plateau(tmp_path):
+    data = write_data_set(tmp_path / "d", make_schema(), rows=(300, 100, 100))
+    flags = [flag for flag in FLAGS if not flag.startswith("--epochs")]
+    stop = ("--train.patience=2", "--train.plateau_factor=0.1", "--lr=0.3", "--epochs=60")
+    out = command("train", f"--data={data}", *flags, *stop, f"--output_dir={tmp_path}/run", cwd=ROOT)
+    result = json.loads(out[out.index("{") :])
+    assert result["stopped_early"] and result["steps"] == result["best_step"] + 2 * 3 < 180
+    again = command("train", f"--data={data}", *flags, *stop, f"--output_dir={tmp_path}/run", cwd=ROOT)
+    assert "finished" in again
+
+
+def test_sample_weights_count(tmp_path):
+    """Rows of weight 0 teach nothing: training on them added changes nothing but the shuffle."""
+    schema = dataclasses.replace(make_schema(), has_weights=True)
+    data = write_data_set(tmp_path / "d", schema)
+    out = command("train", f"--data={data}", *FLAGS, f"--output_dir={tmp_path}/run", cwd=ROOT)
+    assert json.loads(out[out.index("{") :])["test"]["auc"] > 0.4
+
+
+def test_too_many_devices_and_unknown_commands(tmp_path):
+    error = command("__main__", "trian", cwd=ROOT, expect=2)
+    assert "train" in error
+    assert "commands" in command("__main__", "--help", cwd=ROOT)
+
+
+def test_evaluate_and_predict_refuse_what_is_no_run(tmp_path):
+    error = command("evaluate", f"--run={tmp_path}", cwd=ROOT, expect=2)
+    assert "not a run" in error
+    error = command("predict", f"--run={tmp_path}", "--input=a", cwd=ROOT, expect=2)
+    assert "--output" in error
+    error = command("evaluate", "--rnu=a", cwd=ROOT, expect=2)
+    assert "--run" in error
