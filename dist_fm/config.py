@@ -64,7 +64,7 @@ class OptimizerConfig:
 class TrainConfig:
     loss: str = _choice("bce", "bce", "mse", help="bce: clicks, labels 0 or 1; mse: ratings")
     batch_size: int = _key(2048, "samples a step over all devices and hosts", min=1)
-    epochs: int = _key(10, "passes over the training split", min=0)
+    epochs: int = _key(10, "passes over the training split", min=1)
     steps: int = _key(0, "stop after this many steps; 0: as epochs say", min=0)
     seed: int = _key(0, "draws weights, order of batches and dropout", min=0)
     eval_steps: int = _key(0, "evaluate every N steps; 0: at the end of every epoch", min=0)

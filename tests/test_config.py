@@ -4,6 +4,7 @@ import dataclasses
 import tomllib
 
 import pytest
+
 from dist_fm.config import SECTION_TYPES, build_config
 from dist_fm.errors import UserError
 from dist_fm.flags import COUNTERPARTS, SHORT_FLAGS, help_text, load_config, parse_flags
@@ -59,7 +60,7 @@ def test_mse_is_monitored_by_rmse():
         (["--model=fm", "--train.epoch=3"], ["train.epoch", "train.epochs"]),
         (["--model=fm", "--model.mlp_dims=3"], ["mlp_dims", "FM"]),
         (["--model=fm", "--epochs=three"], ["--epochs=three", "whole number"]),
-        (["--model=fm", "--epochs=-1"], ["--epochs=-1", "at least 0"]),
+        (["--model=fm", "--epochs=0"], ["--epochs=0", "at least 1"]),
         (["--model=fm", "--lr=0"], ["--lr=0", "above 0"]),
         (["--model=fm", "--data.unseen_rate=1.5"], ["unseen_rate=1.5", "at most 1"]),
         (["--model=fm", "--loss=bec"], ["--loss=bec", "bce, mse", "bce"]),

@@ -104,8 +104,7 @@ def test_data_tools_runs_where_jax_is_not_installed(tmp_path):
         "import sys\n"
         "for name in ('jax', 'flax', 'optax', 'orbax', 'grain'): sys.modules[name] = None\n"
         "from data_tools.cli import main\n"
-        f"sys.argv = ['data_tools', 'build-lmdb', '--format=movielens-100k', '--input={raw}', '--output={tmp_path}/d']\n"
-        "sys.exit(main())\n"
+        f"sys.exit(main(['build-lmdb', '--format=movielens-100k', '--input={raw}', '--output={tmp_path}/d']))\n"
     )
     done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import host_batch, make_engine, make_schema
+
 from dist_fm.data.pipeline import place
 from dist_fm.models import MODELS
 from dist_fm.parallel.mesh import replicated
@@ -28,7 +29,9 @@ def losses(model, devices, start):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_losses_of_20_steps_are_the_same_on_1_2_and_4_devices(model):
-    start = jax.device_get(make_engine(model, 1).init())  # drawn once: compiling the draws takes as long as compiling the step
+    start = jax.device_get(
+        make_engine(model, 1).init()
+    )  # drawn once: compiling the draws takes as long as compiling the step
     one = losses(model, 1, start)
     assert len(set(one)) == STEPS
     for devices in (2, 4):

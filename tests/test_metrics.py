@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sklearn.metrics
+
 from dist_fm.metrics.auc import auc
 from dist_fm.metrics.loss import logloss, mae, rmse
 

@@ -195,7 +195,7 @@ def test_neumf_is_a_product_and_a_tower_of_the_user_and_the_item():
 
 def test_fnn_first_order_reads_w0_and_every_weight_beside_its_factors():
     model = build("fnn first-order", embed_dim=2, mlp_dims=(5,))
-    model.bias[...] = jnp.array([0.7])
+    model.linear.bias[...] = jnp.array([0.7])
     batch = make_batch(model, np.float32, size=2)
     linear, factors = batch.rows["linear"], batch.rows["factors"]
     expected = []

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import make_schema
+
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import EMPTY
 from dist_fm.data.source import EvalSource, TrainSource

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from dist_fm.tables.spec import Column, RowLayout, TableSpec, zeros
 from dist_fm.tables.unique import bucket, unique_rows
 
@@ -30,6 +31,7 @@ def test_popular_rows_spread_evenly_over_shards():
 
 def test_padding_rows_start_at_zero_and_columns_have_their_own_streams():
     import jax
+
     from dist_fm.tables.spec import normal
 
     one = TableSpec(100, RowLayout({"a": Column(3, normal(1.0))}))

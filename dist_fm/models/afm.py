@@ -35,6 +35,7 @@ class AFM(Model):
     """
 
     Config = AFMConfig
+    min_fields = 2  # one pair
     config: AFMConfig
 
     def __init__(self, config: AFMConfig, schema: Schema, *, rngs: nnx.Rngs):

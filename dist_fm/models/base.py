@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from dist_fm.data.schema import Schema
+from dist_fm.errors import UserError
 from dist_fm.layers.dense import LAYER_INITS
 from dist_fm.tables.spec import Column, Initializer, normal, uniform, zeros
 
@@ -34,6 +35,17 @@ class ModelConfig:
     embed_std: float = 0.0
     layer_init: str = dataclasses.field(default="torch", metadata={"choices": LAYER_INITS})
 
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            smallest = 0 if name == "mlp_embed_dim" else 1
+            sizes = value if isinstance(value, tuple) else (value,)
+            if name.endswith("dropout") and not 0 <= value < 1:
+                raise UserError(f"model.{name} = {value}: must be at least 0 and below 1")
+            if name.endswith(("_dim", "_dims", "_sizes")) and any(size < smallest for size in sizes):
+                raise UserError(f"model.{name} = {value}: must be at least {smallest}")
+            if name == "embed_std" and value < 0:
+                raise UserError(f"model.{name} = {value}: must be at least 0")
+
 
 class Model(nnx.Module):
     """Base of all models: rows in, logits out.
@@ -46,6 +58,7 @@ class Model(nnx.Module):
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
+    min_fields: ClassVar[int] = 1
     config: ModelConfig
 
     def __init__(self, config: ModelConfig, schema: Schema, *, rngs: nnx.Rngs):

@@ -35,6 +35,7 @@ class FNFM(Model):
     """
 
     Config = FNFMConfig
+    min_fields = 2  # one pair
     config: FNFMConfig
 
     def __init__(self, config: FNFMConfig, schema: Schema, *, rngs: nnx.Rngs):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dist_fm.data.schema import Schema
+from dist_fm.layers.dense import FirstOrder
 from dist_fm.layers.mlp import MLP
 from dist_fm.models.base import Batch, Model, ModelConfig, Rows, factor_column, flatten_fields, linear_column
 from dist_fm.tables.spec import Column
@@ -41,7 +42,7 @@ class FNN(Model):
         self.config = config
         features = schema.num_fields * config.embed_dim
         if config.first_order:
-            self.bias = nnx.Param(jnp.zeros((1,), jnp.float32))
+            self.linear = FirstOrder()  # its w0, by the name it has in an FM
             features += schema.num_fields + 1
         self.mlp = MLP(
             features,
@@ -60,7 +61,7 @@ class FNN(Model):
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = flatten_fields(rows["factors"])
         if self.config.first_order:
-            bias = jnp.broadcast_to(self.bias[...], (x.shape[0], 1))
+            bias = jnp.broadcast_to(self.linear.bias[...], (x.shape[0], 1))
             fields = flatten_fields(jnp.concatenate([rows["linear"], rows["factors"]], axis=-1))
             x = jnp.concatenate([bias, fields], axis=-1)
         return self.mlp(x, batch.mask, train=train, rngs=rngs)

@@ -33,7 +33,7 @@ def train(config: Config) -> Result:
     schema = read_schema(data)
     _check_loss(config, schema)
     run = RunDir(config.run.output_dir or f"runs/{data.resolve().name}_{config.model_name}")
-    goes_on = _prepare_run(config, run, schema)
+    goes_on = _goes_on(config, run, schema)
     stores = {split: BlockStore(data / f"{split}.lmdb") for split in ("train", "valid", "test")}
     if not stores["train"].rows:
         raise UserError(f"{data}: the training split has no rows")
@@ -47,6 +47,7 @@ def train(config: Config) -> Result:
     print(f"devices: {describe(mesh)}", flush=True)
     engine = Engine(config, schema, mesh)
     print(describe_run(config, schema, engine, stores["train"].rows, run), flush=True)
+    run.create(config, data)  # nothing was written before everything had been checked
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
         state, progress = _first_state(config, engine, run, checkpoints, goes_on)
@@ -61,8 +62,8 @@ def train(config: Config) -> Result:
     return result
 
 
-def _prepare_run(config: Config, run: RunDir, schema: Schema) -> bool:
-    """Makes the run's directory, or checks that it is this run's; True when there is one to go on with."""
+def _goes_on(config: Config, run: RunDir, schema: Schema) -> bool:
+    """True when there is a run to go on with; raises ``UserError`` when it is another one, or must not be there."""
     resume = config.run.resume
     exists = run.config_file.is_file()
     if resume == "must" and not exists:
@@ -73,7 +74,6 @@ def _prepare_run(config: Config, run: RunDir, schema: Schema) -> bool:
         )
     if exists:
         check_same_run(run.config(), config, run.schema(), schema, run.path)
-    run.create(config, pathlib.Path(config.data.path))
     return exists
 
 

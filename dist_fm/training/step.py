@@ -18,6 +18,7 @@ from dist_fm.config import Config
 from dist_fm.data.pipeline import Batch
 from dist_fm.data.schema import Schema
 from dist_fm.data.source import HostBatch
+from dist_fm.errors import UserError
 from dist_fm.metrics.loss import sample_loss
 from dist_fm.models import get_model
 from dist_fm.tables import lookup
@@ -39,6 +40,11 @@ class Engine:
         self.config, self.schema, self.mesh, self.dtype = config, schema, mesh, dtype
         self._key = jax.random.key(config.train.seed)
         self._model_class = get_model(config.model_name)
+        if schema.num_fields < self._model_class.min_fields:
+            raise UserError(
+                f"model {config.model_name} needs {self._model_class.min_fields} fields or more; "
+                f"data set {schema.name!r} has {schema.num_fields}"
+            )
         abstract = nnx.eval_shape(self.model)
         self.layout = RowLayout(abstract.columns(schema))
         self.spec = TableSpec(schema.num_rows, self.layout, dtype)
