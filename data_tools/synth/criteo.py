@@ -8,11 +8,11 @@ from data_tools.synth.base import Draw, draw_index, sigmoid, spread_normal, zipf
 
 _NUM_COUNTS = 13
 # Values of C1 to C26.
-_SIZES = (40, 300, 10_000, 5_000, 60, 8, 3_000, 100, 3, 6_000, 1_500, 8_000, 800, 25, 2_000, 4_000, 10, 600, 400, 4)
-_SIZES += (7_000, 12, 15, 1_000, 50, 200)
+_SIZES = (40, 300, 10_000, 2_000, 60, 8, 1_500, 100, 3, 3_000, 700, 4_000, 800, 25, 1_000, 2_000, 10, 300, 400, 4)
+_SIZES += (5_000, 12, 15, 1_000, 50, 200)
 _MISSING = {0: 0.35, 2: 0.2, 3: 0.2, 9: 0.4, 11: 0.3, 18: 0.1, 31: 0.3, 32: 0.3, 34: 0.15, 37: 0.25}
 # Fields whose pairs interact: of few values, so that their factors can be learnt.
-_INTERACTING = (1, 5, 8, 13, 17, 18, 21, 26, 29, 32, 34, 37)
+_INTERACTING = (18, 21, 29, 32, 34, 35)
 _FACTORS = 3
 _STEPS = tuple(math.sqrt(prime) for prime in (2, 3, 5, 7))  # of a field's weights and of its factors
 _POSITIVE_RATE = 0.2
@@ -89,7 +89,7 @@ class _Count:
         position = ((np.log(np.maximum(typical + 1.5, 0.5)) - self._mean) / self._spread).clip(-2, 2)
         slopes = rng.choice([-1.0, 1.0], 1 + _FACTORS)
         self.weights = np.append(0.15 * slopes[0] * position, 0.2)
-        self.factors = np.append(np.outer(position, 0.25 * slopes[1:]), np.full((1, _FACTORS), 0.1), axis=0)
+        self.factors = np.append(np.outer(position, 0.22 * slopes[1:]), np.full((1, _FACTORS), 0.1), axis=0)
 
     def draw(self, ages: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
         values = np.exp(rng.normal(self._mean, self._spread, len(ages))).clip(0, _LARGEST).astype(np.int64) - 1
@@ -101,7 +101,7 @@ class _Category:
     """A category of ``size`` values, as 8 hexadecimal digits. Tokens are the values by frequency; the last is missing."""
 
     def __init__(self, number: int, size: int, rows: int, rng: np.random.Generator):
-        self._edges = zipf_edges(size, 3.0, 1.1)
+        self._edges = zipf_edges(size, 3.0, 1.2 if size < 500 else 2.0)
         self._names = np.array([f"{(7_919 * number + 2_654_435_761 * value) % 2**32:08x}" for value in range(size)], object)
         self._births = np.zeros(size)
         if size >= 1000:
@@ -110,8 +110,8 @@ class _Category:
         expected = rows * np.diff(self._edges, prepend=0.0)
         learnable = np.append(expected / (expected + _HALF_WEIGHT_ROWS), 1.0)
         spread = [spread_normal(size + 1, step, rng.random()) * learnable for step in _STEPS]
-        self.weights = 0.2 * spread[0]
-        self.factors = 0.35 * np.stack(spread[1:], axis=1)
+        self.weights = 0.25 * spread[0]
+        self.factors = 0.45 * np.stack(spread[1:], axis=1)
 
     def draw(self, ages: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
         tokens = draw_index(self._edges, len(ages), rng)
