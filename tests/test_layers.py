@@ -107,7 +107,7 @@ def test_pair_attention(batch, use_bias):
 @pytest.mark.parametrize("activation", ["relu", "linear"])
 @pytest.mark.parametrize("split_half", [True, False])
 def test_cin(batch, split_half, activation):
-    sizes = (4, 6, 5)
+    sizes = (6, 2, 5)  # more maps than fields, and fewer: both ways a layer is computed
     layer = CIN(FIELDS, sizes, split_half=split_half, activation=activation, layer_init="torch", rngs=nnx.Rngs(0))
     randomized(layer)
     x = draw(batch, FIELDS, FACTORS)

@@ -8,11 +8,10 @@ from data_tools.synth.base import Draw, draw_index, sigmoid, spread_normal, zipf
 
 _NUM_COUNTS = 13
 # Values of C1 to C26.
-_SIZES = (40, 300, 10_000, 2_000, 60, 8, 1_500, 100, 3, 3_000, 700, 4_000, 800, 25, 1_000, 2_000, 10, 300, 400, 4)
-_SIZES += (5_000, 12, 15, 1_000, 50, 200)
+_SIZES = (20, 40, 10_000, 50, 30, 8, 60, 30, 3, 1_000, 40, 80, 25, 15, 40, 50, 10, 20, 25, 4, 2_000, 12, 15, 50, 20, 20)
 _MISSING = {0: 0.35, 2: 0.2, 3: 0.2, 9: 0.4, 11: 0.3, 18: 0.1, 31: 0.3, 32: 0.3, 34: 0.15, 37: 0.25}
 # Fields whose pairs interact: of few values, so that their factors can be learnt.
-_INTERACTING = (18, 21, 29, 32, 34, 35)
+_INTERACTING = (18, 21, 29, 32, 34)
 _FACTORS = 3
 _STEPS = tuple(math.sqrt(prime) for prime in (2, 3, 5, 7))  # of a field's weights and of its factors
 _POSITIVE_RATE = 0.2
@@ -83,12 +82,12 @@ class _Count:
     """A count: floor of a log-normal number, less 1, now and then less 4. Tokens are its bins, the last is missing."""
 
     def __init__(self, number: int, rng: np.random.Generator):
-        self._mean, self._spread = 0.8 + 0.35 * number, 1.0 + 0.05 * number
+        self._mean, self._spread = 0.5 + 0.25 * number, 0.9 + 0.03 * number
         typical = np.arange(_BINS[-1] + _BIN_SHIFT + 1) - _BIN_SHIFT
         typical = np.where(typical > 0, np.exp(np.sqrt(np.maximum(typical, 0))), typical + 2.0)
         position = ((np.log(np.maximum(typical + 1.5, 0.5)) - self._mean) / self._spread).clip(-2, 2)
         slopes = rng.choice([-1.0, 1.0], 1 + _FACTORS)
-        self.weights = np.append(0.15 * slopes[0] * position, 0.2)
+        self.weights = np.append(0.135 * slopes[0] * position, 0.2)
         self.factors = np.append(np.outer(position, 0.22 * slopes[1:]), np.full((1, _FACTORS), 0.1), axis=0)
 
     def draw(self, ages: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
@@ -110,8 +109,8 @@ class _Category:
         expected = rows * np.diff(self._edges, prepend=0.0)
         learnable = np.append(expected / (expected + _HALF_WEIGHT_ROWS), 1.0)
         spread = [spread_normal(size + 1, step, rng.random()) * learnable for step in _STEPS]
-        self.weights = 0.25 * spread[0]
-        self.factors = 0.45 * np.stack(spread[1:], axis=1)
+        self.weights = 0.22 * spread[0]
+        self.factors = 0.43 * np.stack(spread[1:], axis=1)
 
     def draw(self, ages: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
         tokens = draw_index(self._edges, len(ages), rng)
