@@ -5,7 +5,6 @@ import dataclasses
 import os
 import pathlib
 import shutil
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
@@ -14,7 +13,7 @@ import numpy as np
 from data_tools import split as splitting
 from data_tools.errors import DataError
 from data_tools.formats import open_rows
-from data_tools.manifest import QUARANTINE, Manifest, file_sizes, sync_file
+from data_tools.manifest import QUARANTINE, Manifest, describe_files, sum_file, sync_file
 from data_tools.plan import BuildOptions, Plan
 from data_tools.progress import Progress
 from data_tools.spill import Spill
@@ -56,21 +55,9 @@ def _existing(output: pathlib.Path, plan: Plan) -> Manifest | None:
         return None
     inputs = [(about["path"], about["split"], about["bytes"], about["crc32"]) for about in manifest.inputs]
     same_files = [(path, SPLITS[number]) for path, number in plan.files] == [about[:2] for about in inputs]
-    if same_files and all(_sum_file(about[0]) == about[2:] for about in inputs):
+    if same_files and all(sum_file(about[0]) == about[2:] for about in inputs):
         return manifest
     raise DataError(f"{output} exists and was built from other inputs; --overwrite replaces it")
-
-
-def _sum_file(path: str) -> tuple[int, int]:
-    """The size and CRC-32 of a file."""
-    try:
-        with open(path, "rb") as file:
-            crc = 0
-            while data := file.read(1 << 20):
-                crc = zlib.crc32(data, crc)
-            return file.tell(), crc
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Manifest:
@@ -101,7 +88,7 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
         rows_in=rows_in,
         rows_quarantined=rows_in - spill.rows,
         splits=counts,
-        files=file_sizes(staging),
+        files=describe_files(staging),
     )
     for name in manifest.files:
         sync_file(staging / name)

@@ -38,7 +38,7 @@ class Encoder:
         path = directory / "schema.json"
         if not path.is_file():
             raise DataError(f"{directory} has no schema.json, so it is neither a data set nor a run")
-        schema = Schema.from_json(path.read_text(encoding="utf-8"), where=str(path))
+        schema = Schema.from_json(path.read_text(encoding="utf-8", errors="replace"), where=str(path))
         return cls(schema, load_vocabularies(schema, directory))
 
     @property

@@ -23,7 +23,7 @@ def inspect(directory: str | os.PathLike, rows: int = 3) -> Iterator[str]:
     schema = read_schema(directory)
     manifest = Manifest.load(directory)
     encoder = Encoder(schema, load_vocabularies(schema, directory))
-    total_bytes = sum(manifest.files.values())
+    total_bytes = sum(about["bytes"] for about in manifest.files.values())
     yield f"{directory}: {schema.name}, {manifest.rows_in:,} rows read, {total_bytes:,} bytes"
     yield f"label: {schema.label.column}, {manifest.options['label']}; split: {manifest.options['split']}"
     yield f"fingerprint: {schema.fingerprint}"
@@ -40,7 +40,7 @@ def inspect(directory: str | os.PathLike, rows: int = 3) -> Iterator[str]:
     for split in SPLITS:
         with BlockStore(directory / f"{split}.lmdb") as store:
             mean = f"{store.meta.label_sum / store.rows:.4f}" if store.rows else "-"
-            size = manifest.files[f"{split}.lmdb/data.mdb"]
+            size = manifest.files[f"{split}.lmdb/data.mdb"]["bytes"]
             yield f"{split:<6} {store.rows:>12,} {store.num_blocks:>7,} {mean:>10} {size:>14,}"
     with BlockStore(directory / "train.lmdb") as store:
         first = store.slice(0, min(rows, store.rows))

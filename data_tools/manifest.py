@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,10 @@ QUARANTINE = "quarantine.tsv"
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """``rows_in`` = the rows of all splits + ``rows_quarantined``. ``files`` maps every other file to its bytes."""
+    """``rows_in`` = the rows of all splits + ``rows_quarantined``.
+
+    ``files`` has ``bytes`` and ``crc32`` of every other file; of LMDBs only the bytes, as each block has its checksum.
+    """
 
     fingerprint: str
     options: Mapping[str, Any]
@@ -24,7 +28,7 @@ class Manifest:
     rows_in: int
     rows_quarantined: int
     splits: Mapping[str, Mapping[str, int]]
-    files: Mapping[str, int]
+    files: Mapping[str, Mapping[str, int]]
     version: int = FORMAT_VERSION
 
     def save(self, directory: pathlib.Path) -> None:
@@ -47,10 +51,29 @@ class Manifest:
             raise DataError(f"{path} is damaged: {error}") from error
 
 
-def file_sizes(directory: pathlib.Path) -> dict[str, int]:
-    """The bytes of every file below ``directory`` but the manifest, by relative path, sorted."""
+def describe_files(directory: pathlib.Path) -> dict[str, dict[str, int]]:
+    """What a manifest says of the files below ``directory``: by relative path, sorted."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return {path.relative_to(directory).as_posix(): path.stat().st_size for path in paths}
+    return {path.relative_to(directory).as_posix(): _describe(path) for path in paths}
+
+
+def _describe(path: pathlib.Path) -> dict[str, int]:
+    if path.suffix == ".mdb":
+        return {"bytes": path.stat().st_size}
+    size, crc32 = sum_file(path)
+    return {"bytes": size, "crc32": crc32}
+
+
+def sum_file(path: str | os.PathLike) -> tuple[int, int]:
+    """The size and CRC-32 of a file; raises ``DataError`` if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            crc32 = 0
+            while data := file.read(1 << 20):
+                crc32 = zlib.crc32(data, crc32)
+            return file.tell(), crc32
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def sync_file(path: pathlib.Path) -> None:

@@ -1,15 +1,18 @@
 """Numbers written as text, and what turns one into a token: the transforms of binned fields."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
 from data_tools.errors import unknown
 
+_REMEMBERED = 1 << 16  # tokens; the same small counts come up in every chunk
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
 
 
+@functools.lru_cache(_REMEMBERED)
 def parse_integer(token: str) -> int | None:
     """The integer that ``token`` writes (``12``, ``-3``, ``260.0``), or None. Below 10**18 in size."""
     if token.isdigit() and token.isascii() and len(token) <= 18:
@@ -25,6 +28,7 @@ def parse_number(token: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+@functools.lru_cache(_REMEMBERED)
 def log_squared_bin(token: str) -> str | None:
     """torchfm's bin of a Criteo count: floor(ln(v)^2) above 2, v - 2 up to 2 (no collision: v >= 3 gives >= 1).
 

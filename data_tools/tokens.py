@@ -79,12 +79,11 @@ class CellReader:
         """Bytes ``at`` to ``at + 8`` of each cell as one integer, zeros behind the cell's end: uint64 [N]."""
         # Two aligned reads and shifts: NumPy gathers unaligned words four times slower.
         starts = starts + at
-        index, shift = starts >> 3, ((starts & 7) << 3).astype(np.uint64)
-        if at:
-            index = np.minimum(index, len(self._words) - 2)
-        word = self._words[index] >> shift
-        word |= self._words[index + 1] << (np.uint64(64) - shift)  # NumPy defines x << 64 as 0
-        word &= _MASKS[np.clip(lengths - at, 0, 8)]
+        shift = ((starts & 7) << 3).view(np.uint64)
+        index = np.minimum(starts >> 3, len(self._words) - 2)
+        word = self._words.take(index) >> shift
+        word |= self._words.take(index + 1) << (np.uint64(64) - shift)  # NumPy defines x << 64 as 0
+        word &= _MASKS.take(lengths - at, mode="clip")
         return word
 
     def _cells(self, starts: np.ndarray, lengths: np.ndarray) -> list[bytes]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_tools.encode import Encoder, load_vocabularies
 from data_tools.errors import DataError
-from data_tools.manifest import QUARANTINE, Manifest, file_sizes
+from data_tools.manifest import QUARANTINE, Manifest, describe_files
 from data_tools.progress import Progress
 from data_tools.split import SPLITS
 from dist_fm.data.records import RecordLayout
@@ -37,12 +37,12 @@ def verify(directory: str | os.PathLike) -> list[str]:
 
 
 def _check_files(directory: pathlib.Path, manifest: Manifest) -> Iterator[str]:
-    found = file_sizes(directory)
-    for name, size in manifest.files.items():
+    found = describe_files(directory)
+    for name, about in manifest.files.items():
         if name not in found:
             yield f"{directory / name} is missing"
-        elif found[name] != size:
-            yield f"{directory / name} has {found[name]:,} bytes; the manifest says {size:,}"
+        elif found[name] != about:
+            yield f"{directory / name} was changed: it has {found[name]}; the manifest says {dict(about)}"
     rows_out = sum(counts["rows"] for counts in manifest.splits.values())
     if manifest.rows_in != rows_out + manifest.rows_quarantined:
         yield (

@@ -34,7 +34,14 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TablesConfig:
-    update: str = _choice("dense", "dense", help="dense: the optimizer passes over the whole table at every step")
+    update: str = _choice(
+        "auto",
+        *("auto", "dense", "sparse"),
+        help="dense: optax passes over the whole table at every step; sparse: only rows in the batch are updated; "
+        "auto: dense while table and optimizer slots are under 256 MB",
+    )
+    optimizer: str = _key("", "row optimizer of sparse updates, NAME[:KEY=VALUE ...]; default: optimizer.name")
+    columns: tuple[str, ...] = _key((), "row optimizers by table column: COLUMN=NAME[:KEY=VALUE ...], also lr=")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ def find_columns(
     ``keep`` are further columns to find. Raises ``DataError`` naming a column that is needed and missing, and the
     columns found. Rows to predict may lack the label and the timestamp, rows to train on the timestamp.
     """
-    lines = [line for line in text.split(b"\n", _SNIFFED_LINES + 1)[: _SNIFFED_LINES + 1] if line]
+    lines = [line for line in text.lstrip(b"\n").split(b"\n", _SNIFFED_LINES)[:_SNIFFED_LINES] if line]
     first = lines[0].decode("utf-8", "backslashreplace")
     optional = {layout.timestamp, layout.label} if for_prediction else {layout.timestamp}
     needed = [column.name for column in layout.columns if column.name not in optional] + list(keep)

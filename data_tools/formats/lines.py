@@ -85,12 +85,15 @@ def find_cells(text: bytes, delimiter: str, width: int) -> Cells:
 
 def _one_byte_delimiter(text: bytes, delimiter: str) -> tuple[bytes, int]:
     """The text with one byte for its delimiter, and that byte. What held a stand-in before now holds a NUL."""
-    if delimiter == "," and b'"' in text:
-        lines = text.replace(_UNIT, b"\0").split(b"\n")
-        return b"\n".join(_unquote(line) if b'"' in line else line.replace(b",", _UNIT) for line in lines), _UNIT[0]
-    if len(delimiter) > 1:
-        return text.replace(_UNIT, b"\0").replace(delimiter.encode(), _UNIT), _UNIT[0]
-    return text, ord(delimiter)
+    if len(delimiter) == 1 and delimiter != ",":
+        return text, ord(delimiter)
+    text = text.replace(_UNIT, b"\0")
+    if delimiter != ",":
+        return text.replace(delimiter.encode(), _UNIT), _UNIT[0]
+    if b'"' not in text:
+        return text, ord(delimiter)
+    lines = [_unquote(line) if b'"' in line else line.replace(b",", _UNIT) for line in text.split(b"\n")]
+    return b"\n".join(lines), _UNIT[0]
 
 
 def _unquote(line: bytes) -> bytes:

@@ -94,14 +94,21 @@ class RowReader:
         self._pending_empty: list[int] = []  # empty lines that may turn out to be the file's last
         try:
             self._file = open(path, "rb")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        try:
             self.total_bytes = os.fstat(self._file.fileno()).st_size
             self._texts = read_lines(self._read, chunk_bytes, where=path)
             self._first = next(self._texts, b"")
-            if not self._first.strip():
-                raise DataError(f"{path}: the file is empty")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-        self.columns = find_columns(self._first, layout, where=path, for_prediction=for_prediction, keep=keep)
+            while not self._first.strip(b"\n"):  # nothing in it to tell the columns by
+                text = next(self._texts, None)
+                if text is None:
+                    raise DataError(f"{path}: the file is empty")
+                self._first += text
+            self.columns = find_columns(self._first, layout, where=path, for_prediction=for_prediction, keep=keep)
+        except BaseException:
+            self._file.close()
+            raise
         self._checks: dict[str, Callable[[str], str | None]] = {}
         for column in layout.columns:
             if for_prediction:
@@ -119,28 +126,26 @@ class RowReader:
             text: bytes | None = self._first
             row, line = 0, 1
             if self.columns.has_header:
-                text = self._first[self._first.index(b"\n") + 1 :]
-                line = 2
+                above = len(self._first) - len(self._first.lstrip(b"\n"))
+                text = self._first[self._first.index(b"\n", above) + 1 :]
+                line = above + 2
             while text is not None:
                 if text:
                     chunk = self._chunk(text, row, line)
                     row += chunk.num_rows
                     line += text.count(b"\n")
                     yield chunk
-                text = self._next_text()
+                text = next(self._texts, None)
             if not row:
                 raise DataError(f"{self.path}: the file has no rows")
 
     def _read(self, num_bytes: int) -> bytes:
-        data = self._file.read(num_bytes)
-        self.crc32 = zlib.crc32(data, self.crc32)
-        return data
-
-    def _next_text(self) -> bytes | None:
         try:
-            return next(self._texts, None)
+            data = self._file.read(num_bytes)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
+        self.crc32 = zlib.crc32(data, self.crc32)
+        return data
 
     def _chunk(self, text: bytes, first_row: int, first_line: int) -> Chunk:
         cells = find_cells(text, self.columns.delimiter, self.columns.width)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from data_tools.synth.base import Draw, draw_index, sigmoid, spread_normal, zipf_edges
+from data_tools.synth.base import Draw, calibrate, draw_index, sigmoid, spread_normal, zipf_edges
 
 _NUM_COUNTS = 13
 # Values of C1 to C26.
@@ -15,7 +15,9 @@ _INTERACTING = (18, 21, 29, 32, 34)
 _FACTORS = 3
 _STEPS = tuple(math.sqrt(prime) for prime in (2, 3, 5, 7))  # of a field's weights and of its factors
 _POSITIVE_RATE = 0.2
-_LATE_VALUES = 0.2  # of the rarer half of a category of 1,000 values or more: absent from the first rows
+_AUC = 0.83
+_LATE_VALUES = 0.3  # of a category of 1,000 values or more, its most frequent ones apart: absent from the first rows
+_ALWAYS_THERE = 16
 _HALF_WEIGHT_ROWS = 200  # a value of so few rows has half its weight: rarer ones nobody could learn
 
 _SMALLEST, _LARGEST = -3, 1_000_000  # of a count
@@ -34,52 +36,59 @@ class Criteo:
     def __init__(self, rows: int, seed: int):
         rng = np.random.default_rng([seed, 0])
         self._rows = rows
-        self._fields: list[_Count | _Category] = [_Count(number, rng) for number in range(_NUM_COUNTS)]
+        self._fields: list[_Field] = [_Count(number, rng) for number in range(_NUM_COUNTS)]
         self._fields += [_Category(_NUM_COUNTS + number, size, rows, rng) for number, size in enumerate(_SIZES)]
-        self._bias = 0.0
-        logits = np.sort(self._draw_cells(0, min(rows, 100_000), rng)[2])
-        low, high = -20.0, 20.0
-        for _ in range(50):
-            self._bias = (low + high) / 2
-            low, high = (low, self._bias) if sigmoid(logits + self._bias).mean() > _POSITIVE_RATE else (self._bias, high)
+        scores = np.concatenate([self._scores(self._draw_tokens(age, 5_000, rng)) for age in np.linspace(0, 1, 10)])
+        self._scale, self._bias = calibrate(scores, _POSITIVE_RATE, _AUC)
 
     def about(self) -> dict[str, int]:
         return {"fields": len(self._fields), "interacting_fields": len(_INTERACTING), "factors": _FACTORS}
 
     def draw(self, first_row: int, rows: int, rng: np.random.Generator) -> Draw:
-        cells, ids, logits = self._draw_cells(first_row, rows, rng)
-        probabilities = sigmoid(logits + self._bias)
+        drawn = self._draw_tokens((first_row + np.arange(rows)) / self._rows, rows, rng)
+        probabilities = sigmoid(self._scale * self._scores(drawn) + self._bias)
         labels = rng.random(rows) < probabilities
-        lines = map("\t".join, zip(np.where(labels, "1", "0").tolist(), *cells, strict=True))
-        return Draw(probabilities, labels, "\n".join(lines) + "\n", ids)
+        columns = [field.cells(tokens, raw) for field, (tokens, raw) in zip(self._fields, drawn, strict=True)]
+        lines = map("\t".join, zip(np.where(labels, "1", "0").tolist(), *columns, strict=True))
+        return Draw(probabilities, labels, "\n".join(lines) + "\n")
 
-    def _draw_cells(self, first_row: int, rows: int, rng: np.random.Generator):
-        """Per field the raw cells (N strings), and the rows' logits without the bias float64 [N]."""
-        ages = (first_row + np.arange(rows)) / self._rows
-        logits = np.zeros(rows)
-        sums = np.zeros((rows, _FACTORS))
-        squares = np.zeros((rows, _FACTORS))
-        columns = []
-        ids=[]; off=0
+    def _draw_tokens(self, ages, rows: int, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Per field the tokens [N], and what they stand for, of rows ``ages`` (from 0 to 1) into the file."""
+        drawn = []
         for number, field in enumerate(self._fields):
-            tokens, cells = field.draw(ages, rng)
-            missing = rng.random(rows) < _MISSING.get(number, 0.0)
-            tokens[missing] = len(field.weights) - 1
-            for row in np.flatnonzero(missing).tolist():
-                cells[row] = ""
-            columns.append(cells)
-            ids.append(tokens+off); off+=len(field.weights)
-            logits += field.weights[tokens]
-            if number in _INTERACTING:
-                factors = field.factors[tokens]
-                sums += factors
-                squares += factors**2
-        self.R=off
-        return columns, np.stack(ids,1), logits + 0.5 * (sums**2 - squares).sum(axis=1)
+            tokens, raw = field.draw(ages, rows, rng)
+            tokens[rng.random(rows) < _MISSING.get(number, 0.0)] = field.missing
+            drawn.append((tokens, raw))
+        return drawn
+
+    def _scores(self, drawn: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """float64 [N]; times the scale (w times it, v times its root) and plus the bias, the logits."""
+        scores = sum(field.weights[tokens] for field, (tokens, _) in zip(self._fields, drawn, strict=True))
+        factors = [self._fields[number].factors[drawn[number][0]] for number in _INTERACTING]
+        squares = sum(factor**2 for factor in factors)
+        return scores + 0.5 * (sum(factors) ** 2 - squares).sum(axis=1)
 
 
-class _Count:
-    """A count: floor of a log-normal number, less 1, now and then less 4. Tokens are its bins, the last is missing."""
+class _Field:
+    """A column: what it draws, and the weight [T] and factors [T, K] of each of its T tokens, the last for missing."""
+
+    weights: np.ndarray
+    factors: np.ndarray
+
+    @property
+    def missing(self) -> int:
+        return len(self.weights) - 1
+
+    def draw(self, ages, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError
+
+    def cells(self, tokens: np.ndarray, raw: np.ndarray) -> list[str]:
+        """What the file says."""
+        raise NotImplementedError
+
+
+class _Count(_Field):
+    """The floor of a log-normal number, less 1, now and then less 3. Tokens are its log-squared bins."""
 
     def __init__(self, number: int, rng: np.random.Generator):
         self._mean, self._spread = 0.5 + 0.25 * number, 0.9 + 0.03 * number
@@ -88,32 +97,42 @@ class _Count:
         position = ((np.log(np.maximum(typical + 1.5, 0.5)) - self._mean) / self._spread).clip(-2, 2)
         slopes = rng.choice([-1.0, 1.0], 1 + _FACTORS)
         self.weights = np.append(0.135 * slopes[0] * position, 0.2)
-        self.factors = np.append(np.outer(position, 0.22 * slopes[1:]), np.full((1, _FACTORS), 0.1), axis=0)
+        self.factors = np.append(np.outer(position, 0.2 * slopes[1:]), np.full((1, _FACTORS), 0.1), axis=0)
 
-    def draw(self, ages: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-        values = np.exp(rng.normal(self._mean, self._spread, len(ages))).clip(0, _LARGEST).astype(np.int64) - 1
-        values[rng.random(len(ages)) < 0.002] -= 2
-        return _BINS[values - _SMALLEST] + _BIN_SHIFT, list(map(str, values.tolist()))
+    def draw(self, ages, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        values = np.exp(rng.normal(self._mean, self._spread, rows)).clip(0, _LARGEST).astype(np.int64) - 1
+        values[rng.random(rows) < 0.002] -= 2
+        return _BINS[values - _SMALLEST] + _BIN_SHIFT, values
+
+    def cells(self, tokens: np.ndarray, raw: np.ndarray) -> list[str]:
+        cells = list(map(str, raw.tolist()))
+        for row in np.flatnonzero(tokens == self.missing).tolist():
+            cells[row] = ""
+        return cells
 
 
-class _Category:
-    """A category of ``size`` values, as 8 hexadecimal digits. Tokens are the values by frequency; the last is missing."""
+class _Category(_Field):
+    """One of ``size`` values, written as 8 hexadecimal digits. Tokens are the values, the most frequent first."""
 
     def __init__(self, number: int, size: int, rows: int, rng: np.random.Generator):
-        self._edges = zipf_edges(size, 3.0, 1.2 if size < 500 else 2.0)
-        self._names = np.array([f"{(7_919 * number + 2_654_435_761 * value) % 2**32:08x}" for value in range(size)], object)
+        self._edges = zipf_edges(size, 3.0, 1.2) if number in _INTERACTING else zipf_edges(size, 2.0, 2.5)
+        names = [f"{(7_919 * number + 2_654_435_761 * value) % 2**32:08x}" for value in range(size)]
+        self._names = np.array([*names, ""], object)
         self._births = np.zeros(size)
-        if size >= 1000:
-            late = rng.random(size - size // 2) < _LATE_VALUES
-            self._births[size // 2 :] = np.where(late, rng.random(len(late)), 0.0)
+        if size >= 1_000:
+            late = rng.random(size - _ALWAYS_THERE) < _LATE_VALUES
+            self._births[_ALWAYS_THERE:] = np.where(late, rng.random(len(late)), 0.0)
         expected = rows * np.diff(self._edges, prepend=0.0)
         learnable = np.append(expected / (expected + _HALF_WEIGHT_ROWS), 1.0)
         spread = [spread_normal(size + 1, step, rng.random()) * learnable for step in _STEPS]
         self.weights = 0.22 * spread[0]
         self.factors = 0.43 * np.stack(spread[1:], axis=1)
 
-    def draw(self, ages: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-        tokens = draw_index(self._edges, len(ages), rng)
+    def draw(self, ages, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        tokens = draw_index(self._edges, rows, rng)
         unborn = self._births[tokens] > ages
-        tokens[unborn] //= 4  # a value of the more frequent half
-        return tokens, self._names[tokens].tolist()
+        tokens[unborn] %= _ALWAYS_THERE
+        return tokens, tokens
+
+    def cells(self, tokens: np.ndarray, raw: np.ndarray) -> list[str]:
+        return self._names[tokens].tolist()

@@ -5,7 +5,7 @@ import numpy as np
 from data_tools.synth.base import Draw, draw_index, sigmoid, spread_normal, zipf_edges
 
 _ROWS_PER_USER = 195
-_USERS_PER_ITEM = 5
+_USERS_PER_ITEM = 6
 _FIRST_TIME_S = 956_700_000
 _SECONDS_PER_ROW = 30
 
@@ -21,13 +21,13 @@ class MovieLens:
         rng = np.random.default_rng([seed, 0])
         self.users = max(100, rows // _ROWS_PER_USER)
         self.items = max(50, self.users // _USERS_PER_ITEM)
-        activity = rng.lognormal(0.0, 2.0, self.users).clip(0.1, 200.0)
+        activity = rng.lognormal(0.0, 2.3, self.users).clip(0.15, 400.0)
         self._user_edges = np.cumsum(activity) / activity.sum()
         self._item_edges = zipf_edges(self.items, 10.0)
         self._item_names = rng.permutation(self.items) + 1  # so that ids do not tell how popular an item is
         self._user_factors = rng.choice([-1.0, 1.0], self.users)
-        self._item_weights = 1.1 * spread_normal(self.items, 2**0.5, rng.random())
-        self._item_factors = 1.2 * spread_normal(self.items, 3**0.5, rng.random())
+        self._item_weights = 1.0 * spread_normal(self.items, 2**0.5, rng.random())
+        self._item_factors = 1.3 * spread_normal(self.items, 3**0.5, rng.random())
 
     def about(self) -> dict[str, int]:
         return {"users": self.users, "items": self.items, "factors": 1}
@@ -43,4 +43,4 @@ class MovieLens:
         times = _FIRST_TIME_S + _SECONDS_PER_ROW * (first_row + np.arange(rows)) + rng.integers(0, 30, rows)
         columns = (users + 1, self._item_names[items], ratings, times)
         lines = map("%d::%d::%d::%d\n".__mod__, zip(*(column.tolist() for column in columns), strict=True))
-        return Draw(probabilities, labels, "".join(lines), np.stack([users, self.users + items], axis=1))
+        return Draw(probabilities, labels, "".join(lines))

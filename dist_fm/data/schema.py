@@ -171,4 +171,4 @@ def read_schema(directory: str | pathlib.Path) -> Schema:
     path = directory / "schema.json"
     if not path.is_file():
         raise SchemaError(f"{directory} has a manifest.json but no schema.json; it is damaged: build it again")
-    return Schema.from_json(path.read_text(encoding="utf-8"), where=str(path))
+    return Schema.from_json(path.read_text(encoding="utf-8", errors="replace"), where=str(path))

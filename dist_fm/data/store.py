@@ -300,9 +300,9 @@ class _Map:
         self._unchecked = np.ones(self.meta.blocks, bool)
         self._any_unchecked = self.meta.blocks > 0
 
-    def __del__(self):
+    def __del__(self, getpid=os.getpid):  # bound here: `os` may be gone when the interpreter ends
         # A forked child inherits the mapping but must not touch the parent's environment.
-        if hasattr(self, "_env") and self._pid == os.getpid():
+        if hasattr(self, "_env") and self._pid == getpid():
             if hasattr(self, "_transaction"):
                 self._transaction.abort()
             self._env.close()

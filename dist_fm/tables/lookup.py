@@ -52,10 +52,11 @@ def columns(rows: jax.Array, layout: RowLayout) -> dict[str, jax.Array]:
     return {name: rows[..., part] for name, part in layout.slices.items()}
 
 
+def set_unique(table: jax.Array, unique: jax.Array, rows: jax.Array) -> jax.Array:
+    """``table`` [R', W] with ``rows`` [U, W] at ``unique`` [U]; out-of-range ids are dropped."""
+    return table.at[unique].set(rows, mode="drop", unique_indices=True, indices_are_sorted=True)
+
+
 def scatter_unique(gradient: jax.Array, unique: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The dense gradient [R', W] of unique-row gradients [U, W]; out-of-range ids are dropped."""
-    return (
-        jnp.zeros(shape, gradient.dtype)
-        .at[unique]
-        .set(gradient, mode="drop", unique_indices=True, indices_are_sorted=True)
-    )
+    """The dense gradient [R', W] of unique-row gradients [U, W]."""
+    return set_unique(jnp.zeros(shape, gradient.dtype), unique, gradient)

@@ -1,4 +1,4 @@
-"""The dense optimizer: optax by name, with the learning-rate schedule of the configuration."""
+"""Optimizers by the names of the configuration: optax for the network (and dense tables), row rules for sparse ones."""
 
 import inspect
 from typing import Any
@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dist_fm.config import OptimizerConfig
-from dist_fm.errors import UserError
+from dist_fm.config import Config, OptimizerConfig
+from dist_fm.errors import UserError, nearest
+from dist_fm.tables.optimizers import ROW_OPTIMIZERS, TableOptimizer, parse_rule
+from dist_fm.tables.spec import RowLayout
 
 _BUILDERS = {
     "adam": optax.adam,
@@ -71,3 +73,24 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
     if config.warmup_steps == 0:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, lr, config.warmup_steps), after], [config.warmup_steps])
+
+
+def make_table_optimizer(config: Config, layout: RowLayout) -> TableOptimizer | None:
+    """The row rules of ``tables.optimizer`` and ``tables.columns``; None where updates are dense."""
+    if config.tables.update != "sparse":
+        return None
+    optimizer = config.optimizer
+    if not config.tables.optimizer and optimizer.name not in ROW_OPTIMIZERS:
+        raise UserError(
+            f"--optimizer={optimizer.name} has no sparse form: give --tables.optimizer, one of "
+            f"{', '.join(ROW_OPTIMIZERS)}, or --tables.update=dense"
+        )
+    defaults = {key: value for key in _OWN if (value := getattr(optimizer, key)) is not None}
+    base = config.tables.optimizer or optimizer.name
+    rules = {name: parse_rule(base, optimizer.lr, defaults, "--tables.optimizer") for name in layout.columns}
+    for text in config.tables.columns:
+        column, _, rule = text.partition("=")
+        if column not in layout.columns:
+            raise UserError(f"--tables.columns={text}: the model has no such column; {nearest(column, layout.columns)}")
+        rules[column] = parse_rule(rule, optimizer.lr, {}, f"--tables.columns={column}")
+    return TableOptimizer(layout, rules)

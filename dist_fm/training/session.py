@@ -1,5 +1,6 @@
 """A training run from configuration to result.json: open the data, restore or start, train, test the best."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -18,7 +19,7 @@ from dist_fm.training.loop import Loop, total_steps
 from dist_fm.training.progress import Progress
 from dist_fm.training.resume import check_same_run
 from dist_fm.training.state import TrainState
-from dist_fm.training.step import Engine
+from dist_fm.training.step import Engine, choose_update
 from dist_fm.training.warm_start import warm_start
 
 Result = dict[str, Any]
@@ -33,6 +34,7 @@ def train(config: Config) -> Result:
     schema = read_schema(data)
     _check_loss(config, schema)
     run = RunDir(config.run.output_dir or f"runs/{data.resolve().name}_{config.model_name}")
+    config = _settle_update(config, run, schema)
     goes_on = _goes_on(config, run, schema)
     stores = {split: BlockStore(data / f"{split}.lmdb") for split in ("train", "valid", "test")}
     if not stores["train"].rows:
@@ -60,6 +62,17 @@ def train(config: Config) -> Result:
         checkpoints.close()
     run.write_result(result)
     return result
+
+
+def _settle_update(config: Config, run: RunDir, schema: Schema) -> Config:
+    """``tables.update = auto`` as dense or sparse: as the run has it, or, for a new one, by the size of the table."""
+    if config.tables.update != "auto":
+        return config
+    if run.config_file.is_file():
+        update = run.config().tables.update
+    else:
+        update = choose_update(config, schema)
+    return dataclasses.replace(config, tables=dataclasses.replace(config.tables, update=update))
 
 
 def _goes_on(config: Config, run: RunDir, schema: Schema) -> bool:
@@ -134,7 +147,8 @@ def _result(
 
 def open_best(run: RunDir, config: Config, mesh: Mesh) -> tuple[Engine, TrainState]:
     """The engine of a run and the weights of its best step (of its last, where none was chosen yet)."""
-    engine = Engine(config, run.schema(), mesh)
+    schema = run.schema()
+    engine = Engine(_settle_update(config, run, schema), schema, mesh)
     checkpoints = Checkpoints(run.path)
     try:
         if checkpoints.best_step() is None:

@@ -15,11 +15,14 @@ class TrainState:
 
     step: jax.Array  # int32 scalar
     table: jax.Array  # [R', W]
+    slots: jax.Array | None  # [R', S] of the row optimizers; None where updates are dense, or the rule has no slots
     params: nnx.State  # the network
     stats: nnx.State  # BatchNorm's running statistics
     optimizer: Any  # optax's state
     lr_scale: jax.Array  # scalar, lowered on plateaus
 
     @classmethod
-    def create(cls, table: jax.Array, params: nnx.State, stats: nnx.State, optimizer: Any) -> "TrainState":
-        return cls(jnp.zeros((), jnp.int32), table, params, stats, optimizer, jnp.ones((), jnp.float32))
+    def create(
+        cls, table: jax.Array, slots: jax.Array | None, params: nnx.State, stats: nnx.State, optimizer: Any
+    ) -> "TrainState":
+        return cls(jnp.zeros((), jnp.int32), table, slots, params, stats, optimizer, jnp.ones((), jnp.float32))

@@ -24,7 +24,7 @@ from dist_fm.models import get_model
 from dist_fm.tables import lookup
 from dist_fm.tables.spec import RowLayout, TableSpec
 from dist_fm.tables.unique import unique_rows
-from dist_fm.training.optimizer import make_optimizer, weights_mask
+from dist_fm.training.optimizer import make_optimizer, make_schedule, make_table_optimizer, weights_mask
 from dist_fm.training.state import TrainState
 
 
@@ -33,23 +33,39 @@ class StepMetrics(NamedTuple):
     gradient_norm: jax.Array  # global, before clipping; not finite when any gradient is not
 
 
+DENSE_BELOW_BYTES = 256 << 20
+
+
+def choose_update(config: Config, schema: Schema) -> str:
+    """``dense`` while the table with an Adam's slots is small, else ``sparse``: what ``tables.update = auto`` means."""
+    spec = table_spec(config, schema, jnp.float32)
+    return "dense" if spec.padded_rows * spec.layout.width * 4 * 3 < DENSE_BELOW_BYTES else "sparse"
+
+
+def table_spec(config: Config, schema: Schema, dtype: Any) -> TableSpec:
+    """The table of ``config``'s model over ``schema``."""
+    model_class = get_model(config.model_name)
+    if schema.num_fields < model_class.min_fields:
+        raise UserError(
+            f"model {config.model_name} needs {model_class.min_fields} fields or more; "
+            f"data set {schema.name!r} has {schema.num_fields}"
+        )
+    model = nnx.eval_shape(lambda: model_class(config.model, schema, rngs=nnx.Rngs(0)))
+    return TableSpec(schema.num_rows, RowLayout(model.columns(schema)), dtype)
+
+
 class Engine:
     """A model on a mesh: its first state, training step and evaluation step, compiled once a batch shape."""
 
     def __init__(self, config: Config, schema: Schema, mesh: Mesh, *, dtype: Any = jnp.float32):
         self.config, self.schema, self.mesh, self.dtype = config, schema, mesh, dtype
         self._key = jax.random.key(config.train.seed)
-        self._model_class = get_model(config.model_name)
-        if schema.num_fields < self._model_class.min_fields:
-            raise UserError(
-                f"model {config.model_name} needs {self._model_class.min_fields} fields or more; "
-                f"data set {schema.name!r} has {schema.num_fields}"
-            )
-        abstract = nnx.eval_shape(self.model)
-        self.layout = RowLayout(abstract.columns(schema))
-        self.spec = TableSpec(schema.num_rows, self.layout, dtype)
-        self._graph = nnx.split(abstract, nnx.Param, nnx.BatchStat)[0]
+        self.spec = table_spec(config, schema, dtype)
+        self.layout = self.spec.layout
+        self.row_optimizer = make_table_optimizer(config, self.layout)
+        self._graph = nnx.split(nnx.eval_shape(self.model), nnx.Param, nnx.BatchStat)[0]
         self.optimizer = make_optimizer(config.optimizer)
+        self.schedule = make_schedule(config.optimizer)
         everywhere = NamedSharding(mesh, P())
         self.init = jax.jit(self._init, out_shardings=everywhere)
         self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=everywhere)
@@ -82,7 +98,8 @@ class Engine:
 
     def model(self, key: jax.Array | None = None) -> Any:
         """The model with its network drawn by ``key`` (None: the run's seed)."""
-        return self._model_class(self.config.model, self.schema, rngs=nnx.Rngs(self._key if key is None else key))
+        model_class = get_model(self.config.model_name)
+        return model_class(self.config.model, self.schema, rngs=nnx.Rngs(self._key if key is None else key))
 
     def _init(self) -> TrainState:
         table_key, network_key = jax.random.split(jax.random.fold_in(self._key, 2**31 - 1))
@@ -90,7 +107,12 @@ class Engine:
         cast = lambda x: x.astype(self.dtype)
         params, stats = (jax.tree.map(cast, nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat))
         table = self.spec.init(table_key)
-        return TrainState.create(table, params, stats, self.optimizer.init({"table": table, "network": params}))
+        by_optax = {"table": table, "network": params}
+        slots = None
+        if self.row_optimizer is not None:
+            slots = self.row_optimizer.init(self.spec.padded_rows, self.dtype)
+            del by_optax["table"]
+        return TrainState.create(table, slots, params, stats, self.optimizer.init(by_optax))
 
     def _logits(
         self, unique: jax.Array, params: nnx.State, stats: nnx.State, batch: Batch, dropout: jax.Array | None
@@ -116,15 +138,27 @@ class Engine:
         trained = {"table": unique, "network": state.params}
         (loss, stats), gradient = jax.value_and_grad(self._loss, has_aux=True)(trained, state, batch)
 
-        # Dense: the optimizer passes over every row, touched or not, as torch's does over nn.Embedding.
-        weights = {"table": state.table, "network": state.params}
-        gradient["table"] = lookup.scatter_unique(gradient["table"], batch.unique, state.table.shape)
+        weights = {"table": unique, "network": state.params}
+        if self.row_optimizer is None:
+            # Dense: optax passes over every row, touched or not, as torch's optimizers do over nn.Embedding.
+            weights["table"] = state.table
+            gradient["table"] = lookup.scatter_unique(gradient["table"], batch.unique, state.table.shape)
         gradient = self._add_l2(gradient, weights)
         norm = optax.tree.norm(gradient)
         gradient = self._clip(gradient, norm)
+        table, slots = state.table, state.slots
+        if self.row_optimizer is not None:
+            del weights["table"]
+            lr = jnp.asarray(self.schedule(state.step) * state.lr_scale, self.dtype)
+            row_slots = None if slots is None else lookup.gather_unique(slots, batch.unique)
+            rows, row_slots = self.row_optimizer.update(unique, gradient.pop("table"), row_slots, lr, state.step)
+            table = lookup.set_unique(table, batch.unique, rows)
+            if slots is not None and row_slots is not None:
+                slots = lookup.set_unique(slots, batch.unique, row_slots)
         updates, optimizer = self.optimizer.update(gradient, state.optimizer, weights)
         weights = jax.tree.map(lambda w, u: w + u * state.lr_scale.astype(w.dtype), weights, updates)
-        state = TrainState(state.step + 1, weights["table"], weights["network"], stats, optimizer, state.lr_scale)
+        table = weights.get("table", table)
+        state = TrainState(state.step + 1, table, slots, weights["network"], stats, optimizer, state.lr_scale)
         return state, StepMetrics(loss, norm)
 
     def _add_l2(self, gradient: Any, weights: Any) -> Any:

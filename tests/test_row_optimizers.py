@@ -1,0 +1,182 @@
+"""Row optimizers on touched rows, against plain NumPy and their dense optax twins, through the compiled step."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import host_batch, make_engine, make_schema
+
+from dist_fm.data.pipeline import place
+from dist_fm.errors import UserError
+from dist_fm.tables.optimizers import FTRL, ROW_OPTIMIZERS, SGD, parse_rule
+
+LR, STEPS = 0.05, 6
+
+
+def sgd(w, g, s, t):
+    return w - LR * g
+
+
+def adagrad(w, g, s, t):
+    s["sum"] = s.get("sum", 0.1) + g * g
+    return w - LR * g / np.sqrt(s["sum"] + 1e-7)
+
+
+def rowwise_adagrad(w, g, s, t):
+    s["sum"] = s.get("sum", 0.0) + np.mean(g * g)
+    return w - LR * g / (np.sqrt(s["sum"]) + 1e-8)
+
+
+def adam(w, g, s, t):
+    s["m"] = 0.9 * s.get("m", 0) + 0.1 * g
+    s["v"] = 0.999 * s.get("v", 0) + 0.001 * g * g
+    return w - LR * (s["m"] / (1 - 0.9 ** (t + 1))) / (np.sqrt(s["v"] / (1 - 0.999 ** (t + 1))) + 1e-8)
+
+
+def ftrl(w, g, s, t):
+    new, old = np.empty_like(w), s.get("n", np.zeros_like(w))
+    s["n"] = old + g * g
+    s["z"] = s.get("z", np.zeros_like(w)) + g - (np.sqrt(s["n"]) - np.sqrt(old)) / LR * w
+    for i, z in enumerate(s["z"]):
+        denominator = (1.0 + np.sqrt(s["n"][i])) / LR
+        new[i] = 0.0 if abs(z) <= 0 else -z / denominator
+    return new
+
+
+REFERENCES = {"sgd": sgd, "adagrad": adagrad, "rowwise_adagrad": rowwise_adagrad, "adam": adam, "ftrl": ftrl}
+
+
+def engine_for(rule, devices=1, model="fm", **optimizer):
+    network = rule if rule in ("sgd", "adagrad", "adam") else "sgd"
+    sections = {
+        "tables": {"update": "sparse", "optimizer": rule},
+        "optimizer": {"name": network, "lr": LR, **optimizer},
+    }
+    return make_engine(model, devices, sections=sections)
+
+
+def put(engine, batch):
+    return place(engine.prepare(batch), engine.mesh)
+
+
+def test_every_rule_has_a_reference():
+    assert set(REFERENCES) == set(ROW_OPTIMIZERS)
+
+
+@pytest.mark.parametrize("rule", REFERENCES)
+def test_touched_rows_follow_the_rule_and_others_stay(rule):
+    """Duplicates included: rows occur many times in a batch of 64, and their gradients are summed before the rule."""
+    l2 = 0.01
+    engine, plain = engine_for(rule, l2_embedding=l2), make_engine("fm", 1, sections={"optimizer": {"name": "sgd"}})
+    state = engine.init()
+    table = np.asarray(state.table, np.float64)
+    slots = {}
+    parts = engine.layout.slices
+    for step in range(STEPS):
+        batch = host_batch(engine.schema, 64 if step else 3, 64, seed=step)
+        placed = put(engine, batch)
+        # The dense gradient of the same loss at the same weights, by the other path: plain autodiff over the table.
+        gradient = np.asarray(
+            jax.grad(lambda t, s=state, b=placed: dense_loss(plain, t, s, b))(state.table), np.float64
+        )
+        touched = engine.spec.physical(np.unique(batch["rows"][batch["rows"] >= 0]))
+        for row in touched:
+            for name, part in parts.items():
+                g = gradient[row, part] + l2 * table[row, part]
+                table[row, part] = REFERENCES[rule](table[row, part], g, slots.setdefault((row, name), {}), step)
+        state, _ = engine.train_step(state, placed)
+        np.testing.assert_allclose(state.table, table, rtol=2e-4, atol=2e-6)
+    untouched = np.setdiff1d(np.arange(engine.spec.padded_rows), [row for row, _ in slots])
+    np.testing.assert_array_equal(state.table[untouched], engine.init().table[untouched])
+
+
+def dense_loss(engine, table, state, batch):
+    from dist_fm.tables import lookup
+
+    unique = lookup.gather_unique(table, batch.unique)
+    return engine._loss({"table": unique, "network": state.params}, state, batch)[0]
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adagrad", "adam"])
+def test_where_every_row_is_touched_sparse_is_dense(rule):
+    schema = make_schema((5, 4), ("user", "item"))
+    settings = {"name": rule, "lr": LR, "l2_embedding": 0.01, "l2_network": 0.01, "clip_norm": 0.05}
+    ends = []
+    for update in ("dense", "sparse"):
+        # Without BatchNorm: Adam amplifies the rounding in biases before one, whose true gradient is zero.
+        sections = {"tables": {"update": update}, "optimizer": settings, "model": {"batch_norm": False}}
+        engine = make_engine("deepfm", 1, schema, sections)
+        state = engine.init()
+        for step in range(STEPS):
+            batch = host_batch(schema, 64, 64, seed=step)
+            assert len(np.unique(batch["rows"])) == 9
+            state, metrics = engine.train_step(state, put(engine, batch))
+        ends.append((state.table, state.params, metrics.gradient_norm))
+    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_lazy_adam_differs_from_dense_where_rows_rest():
+    ends = []
+    for update in ("dense", "sparse"):
+        engine = make_engine("fm", 1, sections={"tables": {"update": update}, "optimizer": {"lr": LR}})
+        state = engine.init()
+        for step in range(3):
+            state, _ = engine.train_step(state, put(engine, host_batch(engine.schema, 4, 4, seed=step)))
+        ends.append(np.asarray(state.table))
+    assert np.abs(ends[0] - ends[1]).max() > 1e-4
+
+
+def test_columns_have_rules_of_their_own():
+    """Wide & Deep as its paper trains it: the first-order column by FTRL with L1, the factors by Adagrad."""
+    tables = {"update": "sparse", "optimizer": "adagrad:eps=1e-6", "columns": ["linear=ftrl:lr=0.1:l1=0.5"]}
+    engine = make_engine("wide_deep", 1, sections={"tables": tables, "optimizer": {"name": "adam", "lr": LR}})
+    linear, factors = engine.row_optimizer.rules["linear"], engine.row_optimizer.rules["factors"]
+    assert linear.optimizer == FTRL(l1=0.5) and linear.lr_factor == pytest.approx(2.0)
+    assert factors.optimizer == ROW_OPTIMIZERS["adagrad"](eps=1e-6) and factors.lr_factor == 1.0
+    assert engine.row_optimizer.width == 2 + 16
+    state, _ = engine.train_step(engine.init(), put(engine, host_batch(engine.schema, 64, 64)))
+    assert not np.asarray(state.table[:, 0]).any()  # one batch is not enough to pass an L1 of 0.5
+    assert np.abs(np.asarray(state.table[:, 1:] - engine.init().table[:, 1:])).max() > 1e-3
+
+
+@pytest.mark.parametrize("rule", ["adam", "rowwise_adagrad"])
+def test_four_devices_take_the_same_sparse_steps(rule):
+    losses = []
+    start = jax.device_get(engine_for(rule, model="deepfm").init())
+    for devices in (1, 4):
+        engine = engine_for(rule, devices, "deepfm")
+        state = jax.device_put(start, jax.sharding.NamedSharding(engine.mesh, jax.sharding.PartitionSpec()))
+        found = []
+        for step in range(20):
+            state, metrics = engine.train_step(state, put(engine, host_batch(engine.schema, 100, 100, seed=step)))
+            found.append(float(metrics.loss))
+        losses.append(found)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("adma", ["adma", "adam"]),
+        ("adam:b3=1", ["b3", "b1"]),
+        ("adam:b1=x", ["b1='x'", "number"]),
+        ("sgd:l1=1", ["l1"]),
+    ],
+)
+def test_bad_rules_are_named(text, words):
+    with pytest.raises(UserError) as error:
+        parse_rule(text, LR, {}, "--tables.optimizer")
+    for word in ["--tables.optimizer", *words]:
+        assert word in str(error.value)
+
+
+def test_settings_of_the_optimizer_reach_its_row_rule_where_it_has_them():
+    assert parse_rule("sgd", LR, {"b1": 0.5}, "x").optimizer == SGD()
+    assert parse_rule("adam", LR, {"b1": 0.5}, "x").optimizer.b1 == 0.5
+
+
+def test_unknown_column_and_dense_only_optimizer_are_refused():
+    with pytest.raises(UserError, match="no such column; did you mean linear"):
+        make_engine("fm", 1, sections={"tables": {"update": "sparse", "columns": ["linaer=sgd"]}})
+    with pytest.raises(UserError, match="adamw has no sparse form"):
+        make_engine("fm", 1, sections={"tables": {"update": "sparse"}, "optimizer": {"name": "adamw"}})
