@@ -35,11 +35,12 @@ class Spill:
             # A value no row of the chunk holds any more (its rows were bad) gets a code too, and the count 0.
             new = [known.setdefault(value, len(known)) for value in values]  # type: ignore[arg-type]
             codes[:, number] = np.array(new, np.int32)[tokens.codes]
-        codes.tofile(self._files["codes"])
         assert chunk.labels is not None
-        chunk.labels.astype("<f4").tofile(self._files["labels"])
+        # Not ``tofile``, which says nothing when the disk is full.
+        self._files["codes"].write(codes.tobytes())
+        self._files["labels"].write(chunk.labels.astype("<f4").tobytes())
         if chunk.times is not None:
-            chunk.times.astype("<i8").tofile(self._files["times"])
+            self._files["times"].write(chunk.times.astype("<i8").tobytes())
         self.rows += len(codes)
 
     def finish(self) -> None:

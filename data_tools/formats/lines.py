@@ -101,4 +101,4 @@ def _unquote(line: bytes) -> bytes:
         (cells,) = csv.reader([line.decode("latin-1")])
     except (csv.Error, ValueError):
         return line  # with commas for delimiters it has one cell, and is reported
-    return _UNIT.join(cell.encode("latin-1") for cell in cells)
+    return _UNIT.join(cell.encode("latin-1") for cell in cells) or line  # it is not an empty line

@@ -1,12 +1,13 @@
 """From a source to batches on the mesh: Grain reads and prepares in threads, one thread places them on the devices."""
 
 import collections
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import grain
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -17,17 +18,45 @@ PLACE_AHEAD = 2  # batches already on the devices
 
 
 class Batch(NamedTuple):
-    """One global batch on the devices: B samples, S slots, U unique table rows.
+    """One global batch: B samples, S slots, U unique table rows.
 
-    ``mask`` is 0 where a sample is padding. ``unique`` is on every device, the rest is split by samples.
+    Two arrays, not six: each array put on the devices costs a fixed time, more than its bytes. ``samples`` holds label,
+    weight and mask (the bits of a float32 each) and, for each slot, where in ``unique`` its row is. It is split by
+    samples; ``unique``, physical rows in ascending order, filled up with ids past the table, is on every device.
     """
 
-    labels: jax.Array  # [B]
-    weights: jax.Array  # [B]
-    mask: jax.Array  # [B]
-    unique: jax.Array  # int32 [U] physical rows, sorted; ids past the table fill it up
-    inverse: jax.Array  # int32 [B, S] where in `unique` each slot's row is
-    values: jax.Array | None = None  # [B, S]
+    samples: jax.Array  # int32 [B, 3 + S]
+    unique: jax.Array  # int32 [U]
+    values: jax.Array | None = None  # float32 [B, S], split by samples; None where every filled slot counts 1
+
+    @classmethod
+    def pack(cls, batch: HostBatch, unique: np.ndarray, inverse: np.ndarray) -> "Batch":
+        """A batch on the host."""
+        samples = np.empty((len(inverse), 3 + inverse.shape[1]), np.int32)
+        for column, name in enumerate(("labels", "weights", "mask")):
+            samples[:, column] = batch[name].view(np.int32)
+        samples[:, 3:] = inverse
+        return cls(samples, unique, batch.get("values"))  # type: ignore[arg-type]
+
+    @property
+    def labels(self) -> jax.Array:
+        """float32 [B]."""
+        return self.samples[:, 0].view("float32")
+
+    @property
+    def weights(self) -> jax.Array:
+        """float32 [B]."""
+        return self.samples[:, 1].view("float32")
+
+    @property
+    def mask(self) -> jax.Array:
+        """float32 [B]: 0 where a sample is padding."""
+        return self.samples[:, 2].view("float32")
+
+    @property
+    def inverse(self) -> jax.Array:
+        """int32 [B, S]."""
+        return self.samples[:, 3:]
 
 
 class Source(Protocol):
@@ -36,19 +65,35 @@ class Source(Protocol):
 
 
 def batches(
-    source: Source, prepare: Callable[[HostBatch], dict[str, Any]], mesh: Mesh, *, start: int = 0, threads: int = 2
+    source: Source, prepare: Callable[[HostBatch], Batch], mesh: Mesh, *, start: int = 0, threads: int = 2
 ) -> Generator[Batch, None, None]:
     """Batches ``start``, ``start + 1``, ... of ``source``, each through ``prepare`` (in the threads), on ``mesh``."""
     dataset = grain.MapDataset.source(source)[start:].map(prepare)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD)
     iterator = iter(dataset.to_iter_dataset(options))
+    try:
+        if _is_one_cpu(mesh):
+            yield from iterator  # the call of the step takes the host's arrays as they are
+        else:
+            yield from _placed_ahead(iterator, mesh)
+    finally:
+        if hasattr(iterator, "close"):
+            iterator.close()
+
+
+def _is_one_cpu(mesh: Mesh) -> bool:
+    return mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+
+
+def _placed_ahead(iterator: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
+    """Puts batches on the devices in a thread, ``PLACE_AHEAD`` before they are needed."""
+    waiting: collections.deque[Future] = collections.deque()
+
+    def place_next() -> Batch | None:
+        batch = next(iterator, None)
+        return None if batch is None else place(batch, mesh)
+
     with ThreadPoolExecutor(1, "place") as pool:
-        waiting: collections.deque[Future] = collections.deque()
-
-        def place_next() -> Batch | None:
-            prepared = next(iterator, None)
-            return None if prepared is None else place(prepared, mesh)
-
         try:
             waiting.extend(pool.submit(place_next) for _ in range(PLACE_AHEAD))
             while (batch := waiting.popleft().result()) is not None:
@@ -57,12 +102,10 @@ def batches(
         finally:
             for future in waiting:
                 future.cancel()
-            if hasattr(iterator, "close"):
-                iterator.close()
 
 
-def place(prepared: dict[str, Any], mesh: Mesh) -> Batch:
-    """Puts a prepared host batch on the devices of ``mesh``."""
+def place(batch: Batch, mesh: Mesh) -> Batch:
+    """A host batch on the devices of ``mesh``."""
     samples, everywhere = NamedSharding(mesh, P(mesh.axis_names)), NamedSharding(mesh, P())
-    shardings = {name: everywhere if name == "unique" else samples for name in prepared}
-    return Batch(**jax.device_put(prepared, shardings))
+    values = None if batch.values is None else samples
+    return jax.device_put(batch, Batch(samples, everywhere, values))  # type: ignore[arg-type]

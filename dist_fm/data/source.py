@@ -22,7 +22,8 @@ HostBatch = dict[str, np.ndarray]
 
 
 def _generator(stream: int, seed: int, index: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, stream]))
+    key, counter = np.array([seed, index], np.uint64), np.array([0, 0, 0, stream], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 class BatchSource:
@@ -37,6 +38,7 @@ class BatchSource:
         self.schema, self.batch_size, self.padded_size = schema, batch_size, padded_size
         self.host, self.hosts = host, hosts
         self.layout = RecordLayout.for_schema(schema)
+        self._slots = schema.num_slots
 
     def host_part(self, rows: int) -> slice:
         """The part of a global batch of ``rows`` real rows that this host reads."""
@@ -51,11 +53,11 @@ class BatchSource:
         weights = self.layout.weights(words)
         batch["weights"][:count] = 1 if weights is None else weights
         batch["mask"][:count] = 1
-        batch["rows"] = np.full((share, self.schema.num_slots), EMPTY, np.int32)
+        batch["rows"] = np.full((share, self._slots), EMPTY, np.int32)
         batch["rows"][:count] = self.layout.ids(words)
         values = self.layout.values(words)
         if values is not None:
-            batch["values"] = np.zeros((share, self.schema.num_slots), np.float32)
+            batch["values"] = np.zeros((share, self._slots), np.float32)
             batch["values"][:count] = values
         return batch
 
@@ -76,6 +78,7 @@ class TrainSource(BatchSource):
         self._permutation = functools.lru_cache(maxsize=2)(self._draw_permutation)
         kinds = np.array([field.kind for field in schema.fields])[schema.slot_fields]
         self._may_be_unseen = kinds != "numeric"
+        self._unseen_rows = schema.slot_offsets
 
     def __len__(self) -> int:
         return self.steps
@@ -105,7 +108,7 @@ class TrainSource(BatchSource):
         row, slot = np.divmod(chosen, slots)
         keep = self._may_be_unseen[slot] & (rows[row, slot] != EMPTY)
         row, slot = row[keep], slot[keep]
-        rows[row, slot] = self.schema.slot_offsets[slot]
+        rows[row, slot] = self._unseen_rows[slot]
 
 
 def _chosen(generator: np.random.Generator, count: int, rate: float) -> np.ndarray:

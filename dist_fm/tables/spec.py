@@ -1,6 +1,7 @@
 """What a model asks of the embedding table (columns), and how they lie in one physical row."""
 
 import dataclasses
+import functools
 import math
 import zlib
 from collections.abc import Callable, Mapping
@@ -71,12 +72,12 @@ class TableSpec:
     layout: RowLayout
     dtype: Any = jnp.float32
 
-    @property
+    @functools.cached_property
     def padded_rows(self) -> int:
         multiple = FINE if self.rows < FINE_BELOW else COARSE
         return -(-self.rows // multiple) * multiple
 
-    @property
+    @functools.cached_property
     def multiplier(self) -> int:
         """The number nearest above 0.618 x ``padded_rows`` that is coprime to it, so that the rule is a permutation."""
         candidate = int(self.padded_rows * 0.6180339887)

@@ -11,13 +11,16 @@ def unique_rows(rows: np.ndarray, spec: TableSpec) -> tuple[np.ndarray, np.ndarr
     ``rows`` int32 [B, S] are logical; negative means empty. U is a bucketed size (``bucket``), filled up with the
     out-of-range ids R', R'+1, ... which stay distinct and sorted; empty slots point at R', which reads as zero.
     """
-    empty = rows < 0
-    physical = np.where(empty, np.int32(spec.padded_rows), spec.physical(np.where(empty, 0, rows)))
     # One sort of packed (row, position) keys: NumPy's vectorised int64 sort beats argsort, and np.unique, several-fold.
-    packed = physical.reshape(-1).astype(np.int64) << 32
+    packed = rows.reshape(-1).astype(np.int64)
+    empty = packed < 0
+    packed *= spec.multiplier
+    packed %= spec.padded_rows
+    packed[empty] = spec.padded_rows
+    packed <<= 32
     packed |= np.arange(packed.size)
     packed.sort()
-    ids = (packed >> 32).astype(np.int32)
+    ids = packed >> 32
     starts = np.empty(ids.size, bool)
     starts[:1] = True
     np.not_equal(ids[1:], ids[:-1], out=starts[1:])

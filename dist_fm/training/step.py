@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -75,11 +74,9 @@ class Engine:
         """``size`` rounded up so that the devices divide it."""
         return -(-size // self.mesh.size) * self.mesh.size
 
-    def prepare(self, batch: HostBatch) -> dict[str, np.ndarray]:
+    def prepare(self, batch: HostBatch) -> Batch:
         """A host batch with its logical rows turned into unique physical rows; runs in the loader's threads."""
-        batch = dict(batch)
-        batch["unique"], batch["inverse"] = unique_rows(batch.pop("rows"), self.spec)
-        return batch
+        return Batch.pack(batch, *unique_rows(batch["rows"], self.spec))
 
     def compiled_steps(self) -> int:
         """Training steps compiled so far: one a bucket of unique rows."""
