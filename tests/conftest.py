@@ -11,6 +11,7 @@ CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import EMPTY, Field, Label, Schema
 from dist_fm.data.store import BlockWriter
 
+jax.devices()  # before a test that asks for fewer devices starts the backend with those alone
 SHARED = pathlib.Path(__file__).parent.parent.parent / "shared"
 
 
@@ -84,7 +86,6 @@ def make_config(model="deepfm", data="", sections=None, **train):
 
 def make_engine(model="deepfm", devices=1, schema=None, sections=None, dtype=None, **train):
     """An engine on the first ``devices`` CPU devices."""
-    import jax
     import jax.numpy as jnp
 
     from dist_fm.parallel.mesh import make_mesh

@@ -1,16 +1,22 @@
 """The commands end to end, as a user runs them: train, resume, evaluate, predict, and what they say to bad input."""
 
+import contextlib
 import dataclasses
+import importlib
+import io
 import json
 import math
 import os
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from conftest import make_schema, write_data_set
+
+from dist_fm.command import run_command
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = (
@@ -23,20 +29,21 @@ FLAGS = (
 )
 
 
-def command(name, *arguments, cwd, expect=0, **environment):
-    """Runs ``python -m dist_fm.NAME``; returns stdout, or, where it should fail, stderr."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"dist_fm.{name}", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": ROOT, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == expect, done.stderr + done.stdout
-    if expect:
-        assert "Traceback" not in done.stderr, done.stderr
-    return done.stderr if expect else done.stdout
+def command(name, *arguments, expect=0):
+    """Runs ``dist_fm.NAME`` here, on up to four CPU devices; returns stdout, or, if it should fail, stderr."""
+    module = importlib.import_module(f"dist_fm.{name}")
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run_command(module.main, list(map(str, arguments)))
+    assert code == expect, err.getvalue() + out.getvalue()
+    return err.getvalue() if expect else out.getvalue()
+
+
+def process(name, *arguments):
+    """Starts ``python -m dist_fm.NAME`` as a user does."""
+    words = [sys.executable, "-m", f"dist_fm.{name}", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def events(run):
@@ -60,7 +67,7 @@ def weights(run):
 def whole_run(small_data, tmp_path_factory):
     """A finished run of three epochs on two devices, its directory and what it printed."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    out = command("train", f"--data={small_data}", *FLAGS, "--devices=2", f"--output_dir={run}", cwd=ROOT)
+    out = command("train", f"--data={small_data}", *FLAGS, "--devices=2", f"--output_dir={run}")
     return run, out
 
 
@@ -84,7 +91,7 @@ def test_train_writes_result_metrics_and_checkpoints(whole_run, small_data):
 def test_a_finished_run_prints_its_result_and_trains_no_more(whole_run, small_data):
     run, out = whole_run
     before = (run / "metrics.jsonl").read_bytes()
-    again = command("train", f"--data={small_data}", *FLAGS, "--devices=1", f"--output_dir={run}", cwd=ROOT)
+    again = command("train", f"--data={small_data}", *FLAGS, "--devices=1", f"--output_dir={run}")
     assert "finished" in again and json.loads(again[again.index("{") :]) == json.loads(out[out.index("{") :])
     assert (run / "metrics.jsonl").read_bytes() == before
 
@@ -93,7 +100,7 @@ def test_evaluate_equals_the_result(whole_run, small_data):
     run, _ = whole_run
     result = json.loads((run / "result.json").read_text())
     for split in ("valid", "test"):
-        found = json.loads(command("evaluate", f"--run={run}", f"--split={split}", "--devices=2", cwd=ROOT))
+        found = json.loads(command("evaluate", f"--run={run}", f"--split={split}", "--devices=2"))
         assert {key: found[key] for key in ("auc", "logloss")} == result[split]
         assert found["rows"] == 150
 
@@ -103,9 +110,9 @@ def test_resume_is_exact(whole_run, small_data, tmp_path):
     run, _ = whole_run
     part = tmp_path / "part"
     flags = (f"--data={small_data}", *FLAGS, "--devices=2", f"--output_dir={part}")
-    command("train", *flags, "--steps=14", cwd=ROOT)
+    command("train", *flags, "--steps=14")
     assert events(part)[-1]["step"] == 14
-    out = command("train", *flags, cwd=ROOT)
+    out = command("train", *flags)
     assert "going on from step 14" in out
     assert weights(part) == weights(run)
     same = lambda event: {key: value for key, value in event.items() if key != "samples_per_s"}
@@ -122,14 +129,12 @@ def test_a_killed_run_goes_on_to_the_same_end(whole_run, small_data, tmp_path):
     run, _ = whole_run
     killed = tmp_path / "killed"
     flags = (f"--data={small_data}", *FLAGS, "--devices=2", f"--output_dir={killed}", "--save_steps=5")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dist_fm.train", *flags], cwd=ROOT, env={**os.environ, "PYTHONPATH": ROOT}
-    )
-    while process.poll() is None and not list((killed / "checkpoints").glob("[0-9]*")):
-        pass
-    process.kill()
-    process.wait()
-    command("train", *flags, cwd=ROOT)
+    started = process("train", *flags)
+    while started.poll() is None and not list((killed / "checkpoints").glob("[0-9]*")):
+        time.sleep(0.01)
+    started.kill()
+    started.communicate()
+    command("train", *flags)
     assert weights(killed) == weights(run)
     steps = [event["step"] for event in events(killed) if event["split"] == "valid"]
     assert steps == sorted(set(steps))
@@ -139,7 +144,6 @@ def test_other_settings_are_listed_and_refused(whole_run, small_data):
     run, _ = whole_run
     error = command(
         *("train", f"--data={small_data}", *FLAGS, f"--output_dir={run}", "--lr=0.5", "--seed=9", "--model.dropout=0"),
-        cwd=ROOT,
         expect=2,
     )
     for words in ("optimizer.lr: the run has 0.001, this command 0.5", "train.seed", "model.dropout"):
@@ -151,49 +155,49 @@ def test_fewer_epochs_are_refused_and_more_go_on(whole_run, small_data, tmp_path
     run = tmp_path / "copy"
     shutil.copytree(whole_run[0], run)
     flags = ["--epochs=2" if flag.startswith("--epochs") else flag for flag in FLAGS]
-    error = command("train", f"--data={small_data}", *flags, f"--output_dir={run}", cwd=ROOT, expect=2)
+    error = command("train", f"--data={small_data}", *flags, f"--output_dir={run}", expect=2)
     assert "train.epochs: the run has 3, this command 2" in error
     flags = ["--epochs=4" if flag.startswith("--epochs") else flag for flag in FLAGS]
-    out = command("train", f"--data={small_data}", *flags, "--devices=4", f"--output_dir={run}", cwd=ROOT)
+    out = command("train", f"--data={small_data}", *flags, "--devices=4", f"--output_dir={run}")
     assert "going on from step 27" in out and json.loads(out[out.index("{") :])["steps"] == 36
 
 
 def test_another_vocabulary_is_refused(whole_run, tmp_path):
     run, _ = whole_run
     other = write_data_set(tmp_path / "other", make_schema((40, 31, 9)))
-    error = command("evaluate", f"--run={run}", f"--data={other}", cwd=ROOT, expect=2)
+    error = command("evaluate", f"--run={run}", f"--data={other}", expect=2)
     assert "fingerprint" in error and str(other) in error
-    error = command("train", f"--data={other}", *FLAGS, f"--output_dir={run}", cwd=ROOT, expect=2)
+    error = command("train", f"--data={other}", *FLAGS, f"--output_dir={run}", expect=2)
     assert "schema" in error
 
 
 def test_resume_must_and_never(whole_run, small_data, tmp_path):
     flags = (f"--data={small_data}", *FLAGS)
-    error = command("train", *flags, f"--output_dir={tmp_path}/none", "--resume=must", cwd=ROOT, expect=2)
+    error = command("train", *flags, f"--output_dir={tmp_path}/none", "--resume=must", expect=2)
     assert "--resume=must" in error
-    error = command("train", *flags, f"--output_dir={whole_run[0]}", "--resume=never", cwd=ROOT, expect=2)
+    error = command("train", *flags, f"--output_dir={whole_run[0]}", "--resume=never", expect=2)
     assert "--resume=never" in error
 
 
 def test_bad_data_directories(tmp_path, small_data):
     flags = ("--model=fm", f"--output_dir={tmp_path}/run")
-    error = command("train", f"--data={tmp_path}/nowhere", *flags, cwd=ROOT, expect=2)
+    error = command("train", f"--data={tmp_path}/nowhere", *flags, expect=2)
     assert "nowhere" in error and "no such directory" in error
     broken = tmp_path / "unfinished"
     shutil.copytree(small_data, broken)
     (broken / "manifest.json").unlink()
-    error = command("train", f"--data={broken}", *flags, cwd=ROOT, expect=2)
+    error = command("train", f"--data={broken}", *flags, expect=2)
     assert "manifest.json" in error
-    error = command("train", *flags, cwd=ROOT, expect=2)
+    error = command("train", *flags, expect=2)
     assert "--data=DIR" in error
     assert not (tmp_path / "run").exists()
 
 
 def test_bce_refuses_ratings_and_mse_reports_rmse(tmp_path):
     data = write_data_set(tmp_path / "ratings", make_schema(rule="value"))
-    error = command("train", f"--data={data}", *FLAGS, f"--output_dir={tmp_path}/run", cwd=ROOT, expect=2)
+    error = command("train", f"--data={data}", *FLAGS, f"--output_dir={tmp_path}/run", expect=2)
     assert "--loss=mse" in error and not (tmp_path / "run").exists()
-    out = command("train", f"--data={data}", *FLAGS, "--loss=mse", f"--output_dir={tmp_path}/run", cwd=ROOT)
+    out = command("train", f"--data={data}", *FLAGS, "--loss=mse", f"--output_dir={tmp_path}/run")
     result = json.loads(out[out.index("{") :])
     assert set(result["test"]) == {"rmse", "mae"} and result["test"]["mae"] <= result["test"]["rmse"]
 
@@ -201,7 +205,7 @@ def test_bce_refuses_ratings_and_mse_reports_rmse(tmp_path):
 def test_a_diverging_run_stops_names_the_step_and_keeps_the_last_checkpoint(small_data, tmp_path):
     run = tmp_path / "run"
     flags = (f"--data={small_data}", "--model=fm", "--batch_size=100", "--epochs=50", f"--output_dir={run}", "--quiet")
-    error = command("train", *flags, "--optimizer=sgd", "--lr=1e4", "--save_steps=1", "--loss=bce", cwd=ROOT, expect=2)
+    error = command("train", *flags, "--optimizer=sgd", "--lr=1e4", "--save_steps=1", "--loss=bce", expect=2)
     assert "diverged" in error and "step " in error
     kept = sorted(int(path.name) for path in (run / "checkpoints").iterdir())
     assert kept and f"checkpoint of step {kept[-1]} is kept" in error
@@ -210,7 +214,7 @@ def test_a_diverging_run_stops_names_the_step_and_keeps_the_last_checkpoint(smal
 
 def test_one_class_gives_auc_null_and_short_valid_is_fine(tmp_path):
     data = write_data_set(tmp_path / "d", make_schema(), rows=(300, 1, 0))
-    out = command("train", f"--data={data}", *FLAGS, f"--output_dir={tmp_path}/run", cwd=ROOT)
+    out = command("train", f"--data={data}", *FLAGS, f"--output_dir={tmp_path}/run")
     result = json.loads(out[out.index("{") :])
     assert result["valid"]["auc"] is None and result["valid"]["logloss"] > 0
     assert result["test"] == {"auc": None, "logloss": None}
@@ -220,10 +224,10 @@ def test_early_stop_and_plateau(tmp_path):
     data = write_data_set(tmp_path / "d", make_schema(), rows=(300, 100, 100))
     flags = [flag for flag in FLAGS if not flag.startswith("--epochs")]
     stop = ("--train.patience=2", "--train.plateau_factor=0.1", "--lr=0.3", "--epochs=60")
-    out = command("train", f"--data={data}", *flags, *stop, f"--output_dir={tmp_path}/run", cwd=ROOT)
+    out = command("train", f"--data={data}", *flags, *stop, f"--output_dir={tmp_path}/run")
     result = json.loads(out[out.index("{") :])
     assert result["stopped_early"] and result["steps"] == result["best_step"] + 2 * 3 < 180
-    again = command("train", f"--data={data}", *flags, *stop, f"--output_dir={tmp_path}/run", cwd=ROOT)
+    again = command("train", f"--data={data}", *flags, *stop, f"--output_dir={tmp_path}/run")
     assert "finished" in again
 
 
@@ -231,20 +235,23 @@ def test_sample_weights_count(tmp_path):
     """Rows of weight 0 teach nothing: training on them added changes nothing but the shuffle."""
     schema = dataclasses.replace(make_schema(), has_weights=True)
     data = write_data_set(tmp_path / "d", schema)
-    out = command("train", f"--data={data}", *FLAGS, f"--output_dir={tmp_path}/run", cwd=ROOT)
+    out = command("train", f"--data={data}", *FLAGS, f"--output_dir={tmp_path}/run")
     assert json.loads(out[out.index("{") :])["test"]["auc"] > 0.4
 
 
-def test_too_many_devices_and_unknown_commands(tmp_path):
-    error = command("__main__", "trian", cwd=ROOT, expect=2)
-    assert "train" in error
-    assert "commands" in command("__main__", "--help", cwd=ROOT)
+def test_as_a_process_errors_are_one_line_and_exit_code_2():
+    started = process("__main__", "trian")
+    out, err = started.communicate()
+    assert started.returncode == 2 and not out
+    assert err.startswith("error: unknown command 'trian'") and "train" in err and len(err.splitlines()) == 1
+    started = process("train", "--model=fm", "--data=/nowhere")
+    assert started.wait() == 2 and started.communicate()[1].startswith("error: /nowhere")
 
 
 def test_evaluate_and_predict_refuse_what_is_no_run(tmp_path):
-    error = command("evaluate", f"--run={tmp_path}", cwd=ROOT, expect=2)
+    error = command("evaluate", f"--run={tmp_path}", expect=2)
     assert "not a run" in error
-    error = command("predict", f"--run={tmp_path}", "--input=a", cwd=ROOT, expect=2)
+    error = command("predict", f"--run={tmp_path}", "--input=a", expect=2)
     assert "--output" in error
-    error = command("evaluate", "--rnu=a", cwd=ROOT, expect=2)
+    error = command("evaluate", "--rnu=a", expect=2)
     assert "--run" in error

@@ -8,7 +8,9 @@ import os
 import numpy as np
 import pytest
 import sklearn.metrics
-from test_commands import ROOT, command
+from test_commands import command
+
+from data_tools.cli import main as data_tools
 
 MODELS = ("lr", "fm", "ffm", "fnn", "wide_deep", "afm", "nfm", "ncf", "fnfm", "deepfm", "xdeepfm")
 
@@ -16,9 +18,6 @@ MODELS = ("lr", "fm", "ffm", "fnn", "wide_deep", "afm", "nfm", "ncf", "fnfm", "d
 @pytest.fixture(scope="module")
 def ratings_run(tmp_path_factory):
     """Ratings with a plain structure, in MovieLens-100k's format; their data set; an fm trained on it."""
-    import subprocess
-    import sys
-
     work = tmp_path_factory.mktemp("ratings")
     rng = np.random.default_rng(0)
     user, item = rng.integers(1, 40, 3000), rng.integers(100, 130, 3000)
@@ -26,9 +25,9 @@ def ratings_run(tmp_path_factory):
     raw = work / "u.data"
     raw.write_text("".join(f"{u}\t{i}\t{r}\t{t}\n" for t, (u, i, r) in enumerate(zip(user, item, rating, strict=True))))
     build = ["build-lmdb", "--format=movielens-100k", f"--input={raw}", f"--output={work}/data", "--split=order"]
-    subprocess.run([sys.executable, "-m", "data_tools", *build], cwd=ROOT, check=True, capture_output=True)
+    assert data_tools(build) == 0
     flags = ("--model=fm", "--epochs=3", "--lr=0.02", "--batch_size=200", "--train.eval_batch_size=256", "--quiet")
-    command("train", f"--data={work}/data", *flags, f"--output_dir={work}/run", cwd=ROOT)
+    command("train", f"--data={work}/data", *flags, f"--output_dir={work}/run")
     return work, raw
 
 
@@ -37,7 +36,7 @@ def predict(work, text, *flags, expect=0):
     (work / "in.txt").write_text(text)
     out = work / "scores.csv"
     arguments = (f"--run={work}/run", f"--input={work}/in.txt", f"--output={out}", *flags)
-    said = command("predict", *arguments, cwd=ROOT, expect=expect)
+    said = command("predict", *arguments, expect=expect)
     if expect:
         return said
     errors = work / "scores.csv.errors"
@@ -127,8 +126,8 @@ def test_an_imported_torchfm_model_predicts_its_golden_probabilities(model, shar
 
 def test_import_refuses_what_is_no_torchfm_file(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"nothing")
-    error = command("import_torchfm", f"--state={tmp_path}/x.npz", f"--output={tmp_path}/run", cwd=ROOT, expect=2)
+    error = command("import_torchfm", f"--state={tmp_path}/x.npz", f"--output={tmp_path}/run", expect=2)
     assert "x.npz" in error and not os.path.exists(tmp_path / "run")
     np.savez(tmp_path / "y.npz", config=np.frombuffer(b'{"model": "fm"}', np.uint8))
-    error = command("import_torchfm", f"--state={tmp_path}/y.npz", f"--output={tmp_path}/run", cwd=ROOT, expect=2)
+    error = command("import_torchfm", f"--state={tmp_path}/y.npz", f"--output={tmp_path}/run", expect=2)
     assert "field_dims" in error

@@ -27,11 +27,11 @@ def synth(kind: str, rows: int, output: str | os.PathLike, seed: int = 0) -> dic
     if rows < 1000:
         raise DataError(f"--rows={rows}: a planted model needs at least 1000 rows")
     output = os.fspath(output)
-    model = KINDS[kind](rows, seed)
     probabilities, labels = np.empty(rows), np.empty(rows, bool)
     partial = f"{output}.partial"
     try:
         with open(partial, "w", encoding="ascii") as file, Progress("drawing", rows, "row") as progress:
+            model = KINDS[kind](rows, seed)
             for start in range(0, rows, _CHUNK_ROWS):
                 stop = min(start + _CHUNK_ROWS, rows)
                 drawn = model.draw(start, stop - start, np.random.default_rng([seed, 1, start]))

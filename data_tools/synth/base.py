@@ -44,7 +44,7 @@ def calibrate(scores: np.ndarray, rate: float, auc_wanted: float) -> tuple[float
 
 
 def _bisect(is_below: Callable[[float], bool], low: float, high: float) -> float:
-    for _ in range(30):
+    for _ in range(18):
         middle = (low + high) / 2
         low, high = (middle, high) if is_below(middle) else (low, middle)
     return (low + high) / 2

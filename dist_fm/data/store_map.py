@@ -1,0 +1,173 @@
+"""A store's file mapped into memory: what BlockStore reads from, one for each file and process."""
+
+import ctypes
+import dataclasses
+import json
+import os
+import pathlib
+import threading
+import weakref
+
+import lmdb
+import numpy as np
+
+from dist_fm.data.records import BLOCK_HEADER_BYTES, RecordError, RecordLayout, decode_block
+
+META_KEY = b"meta"  # sorts behind every block number that can occur
+
+
+class StoreError(RuntimeError):
+    """A store that cannot be written or opened, or whose blocks are damaged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreMeta:
+    """What a finished store says about itself. ``positives`` counts the labels above 0."""
+
+    rows: int
+    block_rows: int
+    slots: int
+    has_values: bool
+    has_weights: bool
+    positives: int
+    label_sum: float
+
+    @property
+    def layout(self) -> RecordLayout:
+        return RecordLayout(self.slots, self.has_values, self.has_weights)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.rows // self.block_rows)
+
+
+class StoreMap:
+    """One mapped store of this process, and the addresses of its blocks.
+
+    LMDB maps the file as one region. What ``view`` and ``rows_at_byte`` return holds this object, and it the mapping,
+    so that nothing is unmapped while an array can still be read.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._pid = os.getpid()
+        self._env = lmdb.open(
+            os.fspath(path), create=False, readonly=True, lock=False, readahead=False, meminit=False, max_spare_txns=0
+        )
+        # One read transaction for the life of the mapping: its pages' addresses stay valid, and threads need no lock.
+        self._transaction = self._env.begin(buffers=True)
+        self.meta = self._read_meta()
+        self.row_bytes = 4 * self.meta.layout.words
+        addresses, self._lengths = self._find_blocks()
+        self._first = int(addresses.min(initial=np.iinfo(np.int64).max))
+        self._offsets = addresses - self._first
+        self.row_starts = self._offsets + BLOCK_HEADER_BYTES
+        self._unchecked = np.ones(self.meta.blocks, bool)
+        self._any_unchecked = self.meta.blocks > 0
+
+    def __del__(self, getpid=os.getpid):  # bound here: `os` may be gone when the interpreter ends
+        # A forked child inherits the mapping but must not touch the parent's environment.
+        if hasattr(self, "_env") and self._pid == getpid():
+            if hasattr(self, "_transaction"):
+                self._transaction.abort()
+            self._env.close()
+
+    def rows_at_byte(self) -> np.ndarray:
+        """An array with an element, a whole row, at *every* byte from the first block's to the last row's.
+
+        One fancy index of byte offsets (``row_starts[block] + row * row_bytes``) then gathers rows of any blocks at
+        memcpy's speed, which a loop over thousands of blocks would not.
+        """
+        if not self.meta.blocks:
+            return np.empty(0, f"V{self.row_bytes}")
+        span = int((self._offsets + self._lengths).max())
+        return np.ndarray((span - self.row_bytes + 1,), f"V{self.row_bytes}", self._view(0, span), 0, (1,))
+
+    def block(self, number: int) -> np.ndarray:
+        return decode_block(self._block_bytes(number), where=self._where(number), check=False)
+
+    def check(self, blocks: np.ndarray) -> None:
+        """Checks those of ``blocks`` that were not checked yet."""
+        if not self._any_unchecked:
+            return
+        for number in np.unique(blocks[self._unchecked[blocks]]):
+            try:
+                rows = decode_block(self._block_bytes(number), where=self._where(number))
+            except RecordError as error:
+                raise StoreError(str(error)) from error
+            if 4 * rows.shape[1] != self.row_bytes:
+                raise StoreError(f"{self._where(number)}: {rows.shape[1]} words a row, not {self.row_bytes // 4}")
+            self._unchecked[number] = False
+        self._any_unchecked = bool(self._unchecked.any())
+
+    def _block_bytes(self, number: int) -> memoryview:
+        return self._view(int(self._offsets[number]), int(self._lengths[number]))
+
+    def _view(self, offset: int, length: int) -> memoryview:
+        buffer = (ctypes.c_char * length).from_address(self._first + offset)
+        buffer.owner = self  # type: ignore[attr-defined]
+        return memoryview(buffer).toreadonly()
+
+    def _where(self, number: int) -> str:
+        return f"{self._path}: block {number}"
+
+    def _read_meta(self) -> StoreMeta:
+        last_page = self._env.info()["last_pgno"]
+        needed = (last_page + 1) * self._env.stat()["psize"]
+        size = (self._path / "data.mdb").stat().st_size
+        if size < needed:  # reading behind the end of a mapped file would kill the process
+            raise StoreError(f"{self._path}: cut short: data.mdb has {size:,} of {needed:,} bytes; build it again")
+        raw = self._transaction.get(META_KEY)
+        if raw is None:
+            raise StoreError(f"{self._path}: not a finished store: its writer was stopped; build it again")
+        try:
+            return StoreMeta(**json.loads(bytes(raw)))
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"{self._path}: the store's meta entry is damaged: {error}") from error
+
+    def _find_blocks(self) -> tuple[np.ndarray, np.ndarray]:
+        meta = self.meta
+        starts = np.zeros(meta.blocks, np.int64)
+        lengths = np.zeros(meta.blocks, np.int64)
+        found = 0
+        for key, value in self._transaction.cursor():
+            if bytes(key) == META_KEY:
+                continue
+            rows = min(meta.block_rows, meta.rows - found * meta.block_rows)
+            if found >= meta.blocks or bytes(key) != block_key(found):
+                raise StoreError(f"{self._path}: entry {bytes(key)!r} is not the key of block {found}")
+            if len(value) != BLOCK_HEADER_BYTES + rows * self.row_bytes:
+                raise StoreError(f"{self._where(found)}: {len(value)} bytes do not hold {rows} rows")
+            starts[found] = np.frombuffer(value, np.uint8).ctypes.data
+            lengths[found] = len(value)
+            found += 1
+        if found != meta.blocks:
+            raise StoreError(f"{self._path}: {found} of {meta.blocks} blocks are there; build it again")
+        return starts, lengths
+
+
+# LMDB allows a file to be open once in a process (a forked child included), so stores of one file share its map.
+_maps: "weakref.WeakValueDictionary[tuple[int, int], StoreMap]" = weakref.WeakValueDictionary()
+_maps_lock = threading.Lock()
+
+
+def open_map(path: pathlib.Path) -> StoreMap:
+    """The map of the store at ``path``; raises ``StoreError`` if there is no finished store."""
+    try:
+        status = (path / "data.mdb").stat()
+    except OSError as error:
+        raise StoreError(f"{path}: no such store (a store is a directory with a data.mdb)") from error
+    with _maps_lock:
+        opened = _maps.get((status.st_dev, status.st_ino))
+        if opened is None:
+            try:
+                opened = StoreMap(path)
+            except lmdb.Error as error:
+                raise StoreError(f"{path}: cannot be opened: {error}; if it was damaged, build it again") from error
+            _maps[(status.st_dev, status.st_ino)] = opened
+        return opened
+
+
+def block_key(number: int) -> bytes:
+    """The LMDB key of a block."""
+    return number.to_bytes(8, "big")
