@@ -10,7 +10,12 @@ import pytest
 import sklearn.metrics
 from test_commands import command
 
+import dist_fm.import_torchfm
+import dist_fm.predict
 from data_tools.cli import main as data_tools
+from dist_fm.data.records import RecordLayout
+from dist_fm.data.schema import Schema
+from dist_fm.data.store import BlockWriter
 
 MODELS = ("lr", "fm", "ffm", "fnn", "wide_deep", "afm", "nfm", "ncf", "fnfm", "deepfm", "xdeepfm")
 
@@ -82,8 +87,7 @@ def test_bad_rows_keep_their_place_and_are_listed(ratings_run):
 
 def test_small_chunks_and_batches_change_nothing(ratings_run, monkeypatch):
     """Many chunks give the scores of one: the input may be larger than memory."""
-    import dist_fm.predict as module
-
+    module = dist_fm.predict
     work, raw = ratings_run
     text = raw.read_text()
     whole, _ = predict(work, text)
@@ -108,9 +112,6 @@ def test_missing_column_and_empty_input_say_so_and_write_nothing(ratings_run):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_an_imported_torchfm_model_predicts_its_golden_probabilities(model, shared, tmp_path):
-    import dist_fm.import_torchfm
-    import dist_fm.predict
-
     file = shared / "golden" / "torchfm" / f"{model}.npz"
     golden = np.load(file)
     dist_fm.import_torchfm.main([f"--state={file}", f"--output={tmp_path}/run"])
@@ -131,3 +132,23 @@ def test_import_refuses_what_is_no_torchfm_file(tmp_path):
     np.savez(tmp_path / "y.npz", config=np.frombuffer(b'{"model": "fm"}', np.uint8))
     error = command("import_torchfm", f"--state={tmp_path}/y.npz", f"--output={tmp_path}/run", expect=2)
     assert "field_dims" in error
+
+
+@pytest.mark.parametrize("model", ["fm", "ncf"])
+def test_an_imported_model_evaluates(model, shared, tmp_path):
+    """On its golden samples, packed by the run's own schema: the log loss of torchfm's probabilities."""
+    file = shared / "golden" / "torchfm" / f"{model}.npz"
+    golden = np.load(file)
+    dist_fm.import_torchfm.main([f"--state={file}", f"--output={tmp_path}/run"])
+    schema = (tmp_path / "run" / "schema.json").read_text()
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "schema.json").write_text(schema)
+    (data / "manifest.json").write_text("{}")
+    parsed = Schema.from_json(schema)
+    layout = RecordLayout.for_schema(parsed)
+    with BlockWriter(data / "test.lmdb", layout) as writer:
+        writer.append(layout.pack(golden["y"], (golden["x"] + 1 + parsed.slot_offsets).astype(np.int32)))
+    found = json.loads(command("evaluate", f"--run={tmp_path}/run", f"--data={data}"))
+    assert found["logloss"] == pytest.approx(sklearn.metrics.log_loss(golden["y"], golden["prob_eval"]), abs=1e-5)
+    assert found["auc"] == pytest.approx(sklearn.metrics.roc_auc_score(golden["y"], golden["prob_eval"]), abs=1e-5)
