@@ -5,13 +5,12 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
-import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dist_fm.data.source import HostBatch
+from dist_fm.data.records import HostBatch
 
 READ_AHEAD = 16  # batches that Grain's threads hold ready
 PLACE_AHEAD = 2  # batches already on the devices
@@ -68,17 +67,23 @@ def batches(
     source: Source, prepare: Callable[[HostBatch], Batch], mesh: Mesh, *, start: int = 0, threads: int = 2
 ) -> Generator[Batch, None, None]:
     """Batches ``start``, ``start + 1``, ... of ``source``, each through ``prepare`` (in the threads), on ``mesh``."""
+    import grain  # here, so that what only steps (benchmarks on machines without Grain) need not have it
+
     dataset = grain.MapDataset.source(source)[start:].map(prepare)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD)
     iterator = iter(dataset.to_iter_dataset(options))
     try:
-        if _is_one_cpu(mesh):
-            yield from iterator  # the call of the step takes the host's arrays as they are
-        else:
-            yield from _placed_ahead(iterator, mesh)
+        yield from placed(iterator, mesh)
     finally:
         if hasattr(iterator, "close"):
             iterator.close()
+
+
+def placed(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
+    """Host batches on ``mesh``, each put there before it is needed."""
+    if _is_one_cpu(mesh):
+        return batches  # the call of the step takes the host's arrays as they are
+    return _placed_ahead(batches, mesh)
 
 
 def _is_one_cpu(mesh: Mesh) -> bool:

@@ -20,6 +20,9 @@ _HEADER = struct.Struct("<8sIIII24x")
 _CRC_AT, _CRC_END = 20, 24
 BLOCK_HEADER_BYTES = _HEADER.size
 
+HostBatch = dict[str, np.ndarray]
+"""labels, weights, mask float32 [B]; rows int32 [B, S] logical table rows or EMPTY; values float32 [B, S] if any."""
+
 
 class RecordError(ValueError):
     """Bytes that should be a block of records and are not."""

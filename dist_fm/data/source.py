@@ -10,15 +10,12 @@ import math
 
 import numpy as np
 
-from dist_fm.data.records import RecordLayout
+from dist_fm.data.records import HostBatch, RecordLayout
 from dist_fm.data.schema import EMPTY, Schema
 from dist_fm.data.store import BlockStore
 
 # What a random stream is for; it goes into the generator's counter, so that streams of equal keys never meet.
 _SHUFFLE, _UNSEEN = 1, 2
-
-HostBatch = dict[str, np.ndarray]
-"""labels, weights, mask float32 [B]; rows int32 [B, S] logical table rows or EMPTY; values float32 [B, S] if any."""
 
 
 def _generator(stream: int, seed: int, index: int) -> np.random.Generator:

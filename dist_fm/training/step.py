@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from dist_fm.config import Config
 from dist_fm.data.pipeline import Batch
 from dist_fm.data.schema import Schema
-from dist_fm.data.source import HostBatch
+from dist_fm.data.records import HostBatch
 from dist_fm.errors import UserError
 from dist_fm.metrics.loss import sample_loss
 from dist_fm.models import get_model
