@@ -28,5 +28,13 @@ test: lint
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
 
+# Small enough for a few minutes on two cores; PEER_PYTHON=/path/to/python, one that has torchfm, also times torchfm.
+BENCH := $(BIN)/python tests/benchmarks
+bench: $(READY)
+	$(BENCH)/step.py --models=lr,fm,ffm,deepfm --rounds=1 $(if $(PEER_PYTHON),--peer=torchfm --peer_python=$(PEER_PYTHON) \
+		--peer_seconds=10) --output=bench-results/step.json
+	$(BENCH)/tables.py --rows=1_000_000,10_000_000 --rounds=1 --output=bench-results/tables.json
+	$(BENCH)/end_to_end.py --rounds=1 --output=bench-results/end_to_end.json
+
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .jax_cache

@@ -40,6 +40,17 @@ class TablesConfig:
         help="dense: optax passes over the whole table at every step; sparse: only rows in the batch are updated; "
         "auto: dense while table and optimizer slots are under 256 MB",
     )
+    placement: str = _choice(
+        "auto",
+        *("auto", "replicated", "sharded"),
+        help="replicated: every device holds the table; sharded: its rows are spread over all devices; "
+        "auto: sharded when table and slots pass a third of a device's memory",
+    )
+    dtype: str = _choice(
+        "float32",
+        *("float32", "bfloat16"),
+        help="how table rows are stored; bfloat16 rows are rounded stochastically, their slots and sums stay float32",
+    )
     optimizer: str = _key("", "row optimizer of sparse updates, NAME[:KEY=VALUE ...]; default: optimizer.name")
     columns: tuple[str, ...] = _key((), "row optimizers by table column: COLUMN=NAME[:KEY=VALUE ...], also lr=")
 
@@ -76,6 +87,7 @@ class TrainConfig:
     seed: int = _key(0, "draws weights, order of batches and dropout", min=0)
     eval_steps: int = _key(0, "evaluate every N steps; 0: at the end of every epoch", min=0)
     eval_batch_size: int = _key(8192, "samples an evaluation step", min=1)
+    bf16: bool = _key(False, "multiply matrices of the network in bfloat16, adding up in float32")
     no_eval: bool = _key(False, "no evaluation until the end of training")
     monitor: str = _choice(
         "auto",

@@ -27,6 +27,7 @@ SHORT_FLAGS = {
     "l2_embedding": "optimizer.l2_embedding",
     "l2_network": "optimizer.l2_network",
     "seed": "train.seed",
+    "bf16": "train.bf16",
     "no_eval": "train.no_eval",
     "eval_steps": "train.eval_steps",
     "save_steps": "run.save_steps",

@@ -12,6 +12,7 @@ from flax import nnx
 
 from dist_fm.errors import UserError
 from dist_fm.models import MODELS, get_model
+from dist_fm.models.base import GivenRows
 from dist_fm.models.torchfm import (
     columns_from_torchfm,
     config_from_torchfm,
@@ -64,7 +65,7 @@ def test_torchfm_parity(name):
         model = nnx.merge(graph, weights["network"], stats)
         rows = {key: column[ids] for key, column in weights["columns"].items()}
         rngs = nnx.Rngs(dropout=0) if train else None
-        return model(rows, batch, train=train, rngs=rngs), nnx.state(model, nnx.BatchStat)
+        return model(GivenRows(rows), batch, train=train, rngs=rngs), nnx.state(model, nnx.BatchStat)
 
     @jax.jit
     def evaluate(weights, stats):

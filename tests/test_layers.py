@@ -16,7 +16,7 @@ from dist_fm.layers.cin import CIN
 from dist_fm.layers.dense import FirstOrder, bias_init, weight_init
 from dist_fm.layers.dropout import dropout
 from dist_fm.layers.field_aware import field_aware_pair_sum, field_aware_products, partner_vectors
-from dist_fm.layers.fm import bi_interaction, pair_products, pair_sum
+from dist_fm.layers.fm import bi_interaction, pair_order, pair_products, pair_sum
 from dist_fm.layers.mlp import MLP
 
 FIELDS, FACTORS = 4, 3
@@ -68,9 +68,14 @@ def test_bi_interaction(batch):
 
 
 @batches
-def test_pair_products_are_in_pair_order(batch):
-    x = draw(batch, FIELDS, FACTORS)
-    check(jax.jit(pair_products)(x), [[x[b, i] * x[b, j] for i, j in PAIRS] for b in range(batch)])
+@pytest.mark.parametrize("fields", [1, 2, 3, 4, 5])
+def test_pair_products(batch, fields):
+    x = draw(batch, fields, FACTORS)
+    order = list(zip(*pair_order(fields), strict=True))
+    assert {frozenset(pair) for pair in order} == {frozenset(p) for p in itertools.combinations(range(fields), 2)}
+    loop = np.array([[x[b, i] * x[b, j] for i, j in order] for b in range(batch)]).reshape(batch, -1, FACTORS)
+    check(jax.jit(pair_products)(x), loop)
+    check(jax.jit(lambda x: pair_products(x, axis=0))(x.swapaxes(0, 1)), loop.swapaxes(0, 1))
 
 
 @batches
@@ -90,7 +95,7 @@ def test_field_aware_pairs(batch):
 @batches
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_pair_attention(batch, use_bias):
-    layer = PairAttention(FACTORS, 2, dropout=0.5, use_bias=use_bias, layer_init="torch", rngs=nnx.Rngs(0))
+    layer = PairAttention(FIELDS, FACTORS, 2, dropout=0.5, use_bias=use_bias, layer_init="torch", rngs=nnx.Rngs(0))
     randomized(layer)
     x = draw(batch, FIELDS, FACTORS)
     W, b0, h = (np.asarray(v[...]) for v in (layer.hidden.kernel, layer.hidden.bias, layer.projection.kernel))
@@ -100,14 +105,14 @@ def test_pair_attention(batch, use_bias):
         scores = [sum(h[a, 0] * max(0, (x[b, i] * x[b, j]) @ W[:, a] + b0[a]) for a in range(2)) + b1 for i, j in PAIRS]
         weights = np.exp(scores) / np.exp(scores).sum()
         loop.append(sum(weight * x[b, i] * x[b, j] for weight, (i, j) in zip(weights, PAIRS, strict=True)))
-    check(jax.jit(lambda x: layer(x, train=False))(x), loop)
+    check(jax.jit(lambda x: layer(x, None))(x), loop)
 
 
 @batches
 @pytest.mark.parametrize("activation", ["relu", "linear"])
 @pytest.mark.parametrize("split_half", [True, False])
 def test_cin(batch, split_half, activation):
-    sizes = (6, 2, 5)  # more maps than fields, and fewer: both ways a layer is computed
+    sizes = (6, 2, 5)
     layer = CIN(FIELDS, sizes, split_half=split_half, activation=activation, layer_init="torch", rngs=nnx.Rngs(0))
     randomized(layer)
     x = draw(batch, FIELDS, FACTORS)

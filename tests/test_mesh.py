@@ -1,11 +1,11 @@
 """The same answer on every mesh, and on padded batches, for every model: dropout and BatchNorm included."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import host_batch, make_engine, make_schema
 
-from dist_fm.data.pipeline import place
 from dist_fm.models import MODELS
 from dist_fm.parallel.mesh import replicated
 from dist_fm.training.in_flight import bounded
@@ -14,7 +14,7 @@ STEPS = 20
 
 
 def put(engine, batch):
-    return place(engine.prepare(batch), engine.mesh)
+    return engine.place(engine.prepare(batch))
 
 
 def losses(model, devices, start):
@@ -88,10 +88,7 @@ def test_bounded_keeps_at_most_the_limit_in_flight_and_loses_nothing():
 
 def test_unbinned_numbers_and_lists_add_up_by_field():
     """A field's row is the sum over its slots of value x row; an empty slot adds nothing."""
-    import dataclasses
-
     from dist_fm.data.schema import EMPTY, Field, Label, Schema
-    from dist_fm.tables import lookup
 
     schema = Schema(
         "slots",
@@ -104,10 +101,11 @@ def test_unbinned_numbers_and_lists_add_up_by_field():
     rng = np.random.default_rng(1)
     batch["values"] = rng.normal(1, 1, (12, 5)).astype(np.float32)
     batch["rows"][rng.random((12, 5)) < 0.3] = EMPTY
-    state = dataclasses.replace(engine.init())
+    state = engine.init()
     placed = put(engine, batch)
-    unique = lookup.gather_unique(state.table, placed.unique)
-    found = np.asarray(lookup.spread(unique, placed.inverse, placed.values, schema.slot_fields, engine.mesh))
+    touched = engine.lookup.read(state.table, placed.unique)
+    looked_up = engine.lookup.rows(touched, placed.inverse, placed.values, schema.slot_fields)
+    found = looked_up.map(lambda rows, network, samples: jnp.concatenate([rows["linear"], rows["factors"]], axis=-1))
     table = np.asarray(state.table)
     expected = np.zeros_like(found)
     for b in range(12):

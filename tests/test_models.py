@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dist_fm.data.schema import SchemaError
 from dist_fm.models import ALIASES, MODELS, ModelConfig, get_model
+from dist_fm.models.base import GivenRows
 from dist_fm.tables.spec import RowLayout
 
 # Three fields or more: with two, a model that reads only the pair (0, 1) looks right.
@@ -69,7 +70,7 @@ def train_step(case, batch):
 
     def loss(params, rows, stats, batch, key):
         model = nnx.merge(graph, params, stats)
-        logits = model(rows, batch, train=True, rngs=nnx.Rngs(dropout=key))
+        logits = model(GivenRows(rows), batch, train=True, rngs=nnx.Rngs(dropout=key))
         losses = jnp.where(batch.mask > 0, optax.sigmoid_binary_cross_entropy(logits, batch.labels), 0)
         return losses.sum() / batch.mask.sum(), nnx.state(model, nnx.BatchStat)
 
@@ -127,7 +128,8 @@ def test_evaluation_is_a_function_of_the_weights_and_the_sample(case):
     @jax.jit
     def logits(params, stats, batch, key):
         model = nnx.merge(graph, params, stats)
-        return model(batch.rows, batch, train=False, rngs=nnx.Rngs(dropout=key)), nnx.state(model, nnx.BatchStat)
+        logits = model(GivenRows(batch.rows), batch, train=False, rngs=nnx.Rngs(dropout=key))
+        return logits, nnx.state(model, nnx.BatchStat)
 
     first, after = logits(params, stats, batch, jax.random.key(0))
     assert first.shape == (B,) and first.dtype == jnp.float32 and np.isfinite(first).all()
@@ -152,7 +154,7 @@ def test_bfloat16_weights_give_bfloat16_logits(case):
     batch = make_batch(model, np.float32)
 
     def logits(params, stats, rows):
-        return nnx.merge(graph, params, stats)(rows, batch, train=True, rngs=nnx.Rngs(dropout=0))
+        return nnx.merge(graph, params, stats)(GivenRows(rows), batch, train=True, rngs=nnx.Rngs(dropout=0))
 
     half = jax.eval_shape(logits, *jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, stats, batch.rows)))
     assert half.dtype == jnp.bfloat16
@@ -189,7 +191,7 @@ def test_neumf_is_a_product_and_a_tower_of_the_user_and_the_item():
             for hidden in model.mlp.hidden:
                 tower = np.maximum(tower @ np.float64(hidden.kernel[...]) + np.float64(hidden.bias[...]), 0)
             expected.append(np.concatenate([product, tower]) @ np.float64(model.output.kernel[...])[:, 0])
-        np.testing.assert_allclose(model(batch.rows, batch, train=False), expected, rtol=1e-12)
+        np.testing.assert_allclose(model(GivenRows(batch.rows), batch, train=False), expected, rtol=1e-12)
     assert model.output.bias is None and model.mlp.norms is None
 
 
@@ -203,7 +205,7 @@ def test_fnn_first_order_reads_w0_and_every_weight_beside_its_factors():
         z = np.concatenate([[0.7], *([*linear[b, f], *factors[b, f]] for f in range(F))])
         hidden = np.tanh(z @ model.mlp.hidden[0].kernel[...] + model.mlp.hidden[0].bias[...])
         expected.append((hidden @ model.mlp.output.kernel[...] + model.mlp.output.bias[...])[0])
-    np.testing.assert_allclose(model(batch.rows, batch, train=False), expected, rtol=1e-5)
+    np.testing.assert_allclose(model(GivenRows(batch.rows), batch, train=False), expected, rtol=1e-5)
 
 
 def test_ncf_needs_a_user_and_an_item():

@@ -13,7 +13,6 @@ from conftest import host_batch, make_config, make_engine, make_schema, write_da
 
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import OptimizerConfig
-from dist_fm.data.pipeline import place
 from dist_fm.errors import UserError
 from dist_fm.parallel import mesh
 from dist_fm.training.optimizer import _BUILDERS, make_optimizer, make_schedule
@@ -73,7 +72,7 @@ def test_ncf_names_the_roles_it_misses(tmp_path):
 @pytest.mark.parametrize("name", _BUILDERS)
 def test_every_optimizer_lowers_the_loss(name):
     engine = make_engine("fm", 1, sections={"optimizer": {"name": name, "lr": 0.05}})
-    batch = place(engine.prepare(host_batch(engine.schema, 64, 64)), engine.mesh)
+    batch = engine.place(engine.prepare(host_batch(engine.schema, 64, 64)))
     state, losses = engine.init(), []
     for _ in range(30):
         state, metrics = engine.train_step(state, batch)
@@ -161,7 +160,7 @@ def test_lr_scale_scales_the_update():
         engine = make_engine("fm", 1, sections={"optimizer": {"name": "sgd", "lr": 1.0}})
         start = dataclasses.replace(engine.init(), lr_scale=jnp.float32(scale))
         before = np.asarray(start.table)
-        batch = place(engine.prepare(host_batch(engine.schema, 64, 64)), engine.mesh)
+        batch = engine.place(engine.prepare(host_batch(engine.schema, 64, 64)))
         moved.append(np.asarray(engine.train_step(start, batch)[0].table) - before)
     np.testing.assert_allclose(moved[1], 0.25 * moved[0], rtol=1e-4, atol=1e-8)
 

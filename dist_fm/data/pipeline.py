@@ -1,7 +1,7 @@
 """From a source to batches on the mesh: Grain reads and prepares in threads, one thread places them on the devices."""
 
 import collections
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
@@ -21,7 +21,7 @@ class Batch(NamedTuple):
 
     Two arrays, not six: each array put on the devices costs a fixed time, more than its bytes. ``samples`` holds label,
     weight and mask (the bits of a float32 each) and, for each slot, where in ``unique`` its row is. It is split by
-    samples; ``unique``, physical rows in ascending order, filled up with ids past the table, is on every device.
+    samples; ``unique`` as `dist_fm.tables.lookup` lays it out: by host, and by owner where the table is sharded.
     """
 
     samples: jax.Array  # int32 [B, 3 + S]
@@ -63,40 +63,48 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> HostBatch: ...
 
 
-def batches(
-    source: Source, prepare: Callable[[HostBatch], Batch], mesh: Mesh, *, start: int = 0, threads: int = 2
-) -> Generator[Batch, None, None]:
-    """Batches ``start``, ``start + 1``, ... of ``source``, each through ``prepare`` (in the threads), on ``mesh``."""
+class Taker(Protocol):
+    """Who the batches are for: the training engine."""
+
+    mesh: Mesh
+
+    def prepare(self, batch: HostBatch) -> Batch:
+        """A batch ready to be placed, still on the host."""
+        ...
+
+    def place(self, batch: Batch) -> Batch:
+        """A prepared batch on the devices."""
+        ...
+
+
+def batches(source: Source, taker: Taker, *, start: int = 0, threads: int = 2) -> Generator[Batch, None, None]:
+    """Batches ``start``, ``start + 1``, ... of ``source``, prepared in ``threads`` threads, on the taker's devices."""
     import grain  # here, so that what only steps (benchmarks on machines without Grain) need not have it
 
-    dataset = grain.MapDataset.source(source)[start:].map(prepare)
+    dataset = grain.MapDataset.source(source)[start:].map(taker.prepare)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD)
     iterator = iter(dataset.to_iter_dataset(options))
     try:
-        yield from placed(iterator, mesh)
+        yield from placed(iterator, taker)
     finally:
         if hasattr(iterator, "close"):
             iterator.close()
 
 
-def placed(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
-    """Host batches on ``mesh``, each put there before it is needed."""
-    if _is_one_cpu(mesh):
-        return batches  # the call of the step takes the host's arrays as they are
-    return _placed_ahead(batches, mesh)
+def placed(prepared: Iterator[Batch], taker: Taker) -> Iterator[Batch]:
+    """``prepared`` batches on the taker's devices, each put there before it is needed."""
+    if taker.mesh.size == 1 and taker.mesh.devices.flat[0].platform == "cpu":
+        return prepared  # the call of the step takes the host's arrays as they are
+    return _placed_ahead(prepared, taker)
 
 
-def _is_one_cpu(mesh: Mesh) -> bool:
-    return mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-
-
-def _placed_ahead(iterator: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
+def _placed_ahead(prepared: Iterator[Batch], taker: Taker) -> Iterator[Batch]:
     """Puts batches on the devices in a thread, ``PLACE_AHEAD`` before they are needed."""
     waiting: collections.deque[Future] = collections.deque()
 
     def place_next() -> Batch | None:
-        batch = next(iterator, None)
-        return None if batch is None else place(batch, mesh)
+        batch = next(prepared, None)
+        return None if batch is None else taker.place(batch)
 
     with ThreadPoolExecutor(1, "place") as pool:
         try:
@@ -109,8 +117,8 @@ def _placed_ahead(iterator: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
                 future.cancel()
 
 
-def place(batch: Batch, mesh: Mesh) -> Batch:
-    """A host batch on the devices of ``mesh``."""
-    samples, everywhere = NamedSharding(mesh, P(mesh.axis_names)), NamedSharding(mesh, P())
+def place(batch: Batch, mesh: Mesh, unique: P) -> Batch:
+    """A host batch on the devices of ``mesh``, its unique ids laid out as ``unique`` says."""
+    samples = NamedSharding(mesh, P(mesh.axis_names))
     values = None if batch.values is None else samples
-    return jax.device_put(batch, Batch(samples, everywhere, values))  # type: ignore[arg-type]
+    return jax.device_put(batch, Batch(samples, NamedSharding(mesh, unique), values))  # type: ignore[arg-type]

@@ -1,10 +1,11 @@
 """Attention over pairs of fields."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from dist_fm.layers.dense import dense
-from dist_fm.layers.dropout import dropout
+from dist_fm.layers.dropout import keep_mask
 from dist_fm.layers.fm import pair_products
 
 
@@ -16,14 +17,38 @@ class PairAttention(nnx.Module):
     """
 
     def __init__(
-        self, embed_dim: int, attention_dim: int, *, dropout: float, use_bias: bool, layer_init: str, rngs: nnx.Rngs
+        self,
+        num_fields: int,
+        embed_dim: int,
+        attention_dim: int,
+        *,
+        dropout: float,
+        use_bias: bool,
+        layer_init: str,
+        rngs: nnx.Rngs,
     ):
         self.dropout = dropout
+        self.pairs = num_fields * (num_fields - 1) // 2
+        self.floats = self.pairs * (embed_dim + attention_dim)  # made for one sample
         self.hidden = dense(embed_dim, attention_dim, layer_init=layer_init, rngs=rngs)
         self.projection = dense(attention_dim, 1, use_bias=use_bias, layer_init=layer_init, rngs=rngs)
 
-    def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        products = pair_products(x)
-        scores = jax.nn.softmax(self.projection(jax.nn.relu(self.hidden(products))), axis=1)
-        scores = dropout(scores, self.dropout, train=train, rngs=rngs)
-        return (scores * products).sum(axis=1)
+    def keep_mask(self, samples: int, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array | None:
+        """Which scores dropout leaves: bool [B, P], or None where it takes none."""
+        return keep_mask((samples, self.pairs), self.dropout, train=train, rngs=rngs)
+
+    def __call__(self, x: jax.Array, keep: jax.Array | None) -> jax.Array:
+        """Pooled pairs [B, K] of ``x`` [B, F, K], with the scores that ``keep`` (`keep_mask`) leaves."""
+        batch, _, width = x.shape
+        # Samples last: every operation is then over long, contiguous runs, and W a single matrix product.
+        products = pair_products(x.transpose(2, 1, 0), axis=1)
+        hidden = self.hidden.kernel[...].T @ products.reshape(width, -1)
+        if self.hidden.bias is not None:
+            hidden = hidden + self.hidden.bias[...][:, None]
+        scores = self.projection.kernel[...].T @ jax.nn.relu(hidden)
+        if self.projection.bias is not None:
+            scores = scores + self.projection.bias[...][:, None]
+        scores = jax.nn.softmax(scores.reshape(self.pairs, batch), axis=0)
+        if keep is not None:
+            scores = jnp.where(keep.T, scores / (1.0 - self.dropout), 0)
+        return (scores * products).sum(axis=1).T

@@ -8,13 +8,14 @@ from flax import nnx
 
 from dist_fm.errors import UserError
 from dist_fm.layers.dense import bias_init, weight_init
+from dist_fm.layers.fm import pair_order, pair_products
 from dist_fm.layers.mlp import ACTIVATIONS
 
 
 class CINLayer(nnx.Module):
-    """One layer: y_h = sum over fields f and maps p of kernel[f, h, p] (x_f * maps_p), plus bias_h.
+    """Weights of one layer: y_h = sum over fields f and maps p of kernel[f, h, p] (x_f * maps_p), plus bias_h.
 
-    ``x`` [B, K, F] and ``maps`` [B, K, P] give [B, K, H] (Lian et al. 2018, eq. 6, with torchfm's bias).
+    Lian et al. 2018, eq. 6, with torchfm's bias.
     """
 
     def __init__(self, num_fields: int, num_maps: int, size: int, *, layer_init: str, rngs: nnx.Rngs):
@@ -23,19 +24,18 @@ class CINLayer(nnx.Module):
         self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(bias_init(layer_init, fan_in)(rngs.params(), (size,), jnp.float32))
 
-    def __call__(self, x: jax.Array, maps: jax.Array) -> jax.Array:
-        kernel = self.kernel[...]
-        batch, width, fields = x.shape
-        _, size, num_maps = kernel.shape
-        # Either all F*P products are formed first, or the H*P weighted maps: whichever is smaller. Products of two
-        # matrices, as XLA's CPU backend runs a general einsum of these shapes several times slower.
-        if fields <= size:
-            products = (x[:, :, :, None] * maps[:, :, None, :]).reshape(batch * width, fields * num_maps)
-            mixed = products @ kernel.swapaxes(1, 2).reshape(fields * num_maps, size)
-            return mixed.reshape(batch, width, size) + self.bias[...]
-        weighted = x.reshape(batch * width, fields) @ kernel.reshape(fields, size * num_maps)
-        weighted = weighted.reshape(batch, width, size, num_maps)
-        return (weighted * maps[:, :, None, :]).sum(axis=-1) + self.bias[...]
+    def of_products(self) -> jax.Array:
+        """The kernel by products x_f * maps_p: [H, F * P]."""
+        return self.kernel[...].transpose(1, 0, 2).reshape(self.kernel.shape[1], -1)
+
+    def of_pairs(self) -> jax.Array:
+        """The kernel of the first layer, whose maps are x: by squares, then pairs in `pair_order`: [H, F + F(F-1)/2].
+
+        x_i * x_j and x_j * x_i are one product there, so half of the work is saved.
+        """
+        kernel = self.kernel[...].transpose(1, 0, 2)
+        i, j = pair_order(kernel.shape[1])
+        return jnp.concatenate([jnp.diagonal(kernel, axis1=1, axis2=2), kernel[:, i, j] + kernel[:, j, i]], axis=1)
 
 
 class CIN(nnx.Module):
@@ -67,13 +67,34 @@ class CIN(nnx.Module):
             ]
         )
         self.features = sum(fed) + layer_sizes[-1]
+        self.num_fields = num_fields
+        self._products = num_fields * max((num_fields + 1) // 2, *fed, 1)
+
+    def floats(self, embed_dim: int) -> int:
+        """Numbers made for one sample."""
+        return self._products * embed_dim
+
+    def weights(self) -> list[tuple[jax.Array, jax.Array]]:
+        """Kernel [H, products] and bias [H, 1] of each layer, as `apply` takes them."""
+        kernels = [layer.of_products() if i else layer.of_pairs() for i, layer in enumerate(self.layers)]
+        return [(kernel, layer.bias[...][:, None]) for kernel, layer in zip(kernels, self.layers, strict=True)]
+
+    def apply(self, weights: list[tuple[jax.Array, jax.Array]], x: jax.Array) -> jax.Array:
+        """Features of ``x``; the layers' ``weights`` come apart from ``self``, so that they can be differentiated."""
+        batch, fields, width = x.shape
+        # Fields first: each sample and factor is one column, and a layer is one product of two matrices.
+        x = x.transpose(1, 0, 2).reshape(fields, batch * width)
+        maps, outputs = x, []
+        for i, (kernel, bias) in enumerate(weights):
+            if i == 0:
+                products = jnp.concatenate([jnp.square(x), pair_products(x, axis=0)])
+            else:
+                products = (x[:, None] * maps[None]).reshape(fields * len(maps), -1)
+            output = maps = ACTIVATIONS[self.activation](kernel @ products + bias)
+            if self.split_half and i < len(weights) - 1:
+                output, maps = jnp.split(maps, 2)
+            outputs.append(output.reshape(-1, batch, width).sum(axis=2).T)
+        return jnp.concatenate(outputs, axis=1)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.swapaxes(1, 2)
-        maps, outputs = x, []
-        for i, layer in enumerate(self.layers):
-            output = maps = ACTIVATIONS[self.activation](layer(x, maps))
-            if self.split_half and i < len(self.layers) - 1:
-                output, maps = jnp.split(maps, 2, axis=-1)
-            outputs.append(output.sum(axis=1))
-        return jnp.concatenate(outputs, axis=-1)
+        return self.apply(self.weights(), x)

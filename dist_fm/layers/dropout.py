@@ -11,9 +11,14 @@ def dropout(x: jax.Array, rate: float, *, train: bool, rngs: nnx.Rngs | None) ->
     JAX's partitionable threefry draws the bits of element n from (key, n) alone: samples appended at the end of the
     batch, or a batch split over devices, leave every other sample's mask as it was.
     """
+    keep = keep_mask(x.shape, rate, train=train, rngs=rngs)
+    return x if keep is None else jnp.where(keep, x / (1.0 - rate), 0)
+
+
+def keep_mask(shape: tuple[int, ...], rate: float, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array | None:
+    """What dropout leaves, bool of ``shape``; None where it takes nothing away."""
     if not train or rate == 0.0:
-        return x
+        return None
     if rngs is None:
         raise ValueError("dropout in training needs rngs=nnx.Rngs(dropout=key)")
-    keep = jax.random.bernoulli(rngs.dropout(), jnp.float32(1.0 - rate), x.shape)
-    return jnp.where(keep, x / (1.0 - rate), 0)
+    return jax.random.bernoulli(rngs.dropout(), jnp.float32(1.0 - rate), shape)

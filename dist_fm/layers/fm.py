@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def bi_interaction(x: jax.Array) -> jax.Array:
@@ -17,10 +18,25 @@ def pair_sum(x: jax.Array) -> jax.Array:
     return bi_interaction(x).sum(axis=1)
 
 
-def pair_products(x: jax.Array) -> jax.Array:
-    """x_i * x_j for each pair i < j in the order (0,1), (0,2), ..., (F-2,F-1): [B, F, K] -> [B, P, K].
+def pair_products(x: jax.Array, axis: int = 1) -> jax.Array:
+    """x_i * x_j for each pair of fields once: ``axis`` grows from F to P = F(F-1)/2, in the order of `pair_order`.
 
-    By slices, not by gathering ``x[:, [0, 0, ...]]``: the gradient of a gather with repeated indices is a scatter-add
-    with duplicates, which is slow and order-dependent on a GPU.
+    As products of x with itself turned by 1, 2, ... fields: a few long slices, whose gradients are slices too. A gather
+    with repeated indices would have a scatter-add with duplicates for its gradient.
     """
-    return jnp.concatenate([x[:, i : i + 1] * x[:, i + 1 :] for i in range(x.shape[1] - 1)], axis=1)
+    fields = x.shape[axis]
+    doubled = jnp.concatenate([x, x], axis)
+    part = lambda first, size: jax.lax.slice_in_dim(doubled, first, first + size, axis=axis)
+    turned = [x * part(turn, fields) for turn in range(1, (fields + 1) // 2)]
+    if fields < 2:
+        return part(0, 0)
+    if fields % 2 == 0:
+        turned.append(part(0, fields // 2) * part(fields // 2, fields // 2))
+    return jnp.concatenate(turned, axis)
+
+
+def pair_order(fields: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fields i and j of each pair in the order of `pair_products`: int [P] each."""
+    i = np.tile(np.arange(fields), fields // 2)[: fields * (fields - 1) // 2]
+    turn = np.arange(i.size) // fields + 1
+    return i, (i + turn) % fields

@@ -41,8 +41,17 @@ class MLP(nnx.Module):
         self.output = dense(sizes[-1], 1, layer_init=layer_init, rngs=rngs) if output else None
 
     def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.after_first(self.first(x), mask, train=train, rngs=rngs)
+
+    @property
+    def first(self) -> nnx.Linear:
+        """The first dense layer, which treats each sample by itself: [B, in_features] -> [B, dims[0]]."""
+        return self.hidden[0]
+
+    def after_first(self, x: jax.Array, mask: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """The rest, from the first layer's [B, dims[0]] on."""
         for i, hidden in enumerate(self.hidden):
-            x = hidden(x)
+            x = hidden(x) if i else x
             if self.norms is not None:
                 x = self.norms[i](x, mask, train=train)
             x = ACTIVATIONS[self.activation](x)

@@ -42,6 +42,7 @@ class AFM(Model):
         self.config = config
         self.linear = FirstOrder()
         self.attention = PairAttention(
+            schema.num_fields,
             config.embed_dim,
             config.attention_dim,
             dropout=config.attention_dropout,
@@ -60,6 +61,11 @@ class AFM(Model):
         }
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        pooled = self.attention(rows["factors"], train=train, rngs=rngs)
+        def enter(rows, network, keep):
+            linear, attention = network
+            return linear(rows["linear"]), attention(rows["factors"], keep)
+
+        keep = self.attention.keep_mask(len(batch.mask), train=train, rngs=rngs)
+        first_order, pooled = rows.map(enter, (self.linear, self.attention), keep, floats=self.attention.floats)
         pooled = dropout(pooled, self.config.dropout, train=train, rngs=rngs)
-        return self.linear(rows["linear"]) + self.output(pooled)[:, 0]
+        return first_order + self.output(pooled)[:, 0]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 from flax import nnx
@@ -10,9 +10,32 @@ from flax import nnx
 from dist_fm.data.schema import Schema
 from dist_fm.errors import UserError
 from dist_fm.layers.dense import LAYER_INITS
-from dist_fm.tables.spec import Column, Initializer, normal, uniform, zeros
+from dist_fm.tables.spec import Column, Initializer, PerSample, normal, uniform, zeros
 
-Rows = Mapping[str, jax.Array]  # [B, F, width] by column name
+
+class Rows(Protocol):
+    """The table rows of a batch."""
+
+    def map(self, function: PerSample, network: Any = (), samples: Any = (), *, floats: int = 0) -> Any:
+        """``function(rows, network, samples)`` over the samples, in slices that stay in the cache.
+
+        In the function ``rows[name]`` is [b, F, width], b samples of the batch; ``network`` is what it needs of the
+        model (layers, weights), ``samples`` arrays [b, ...] cut from [B, ...], such as dropout's masks. It must treat
+        each sample by itself and close over no array. Returns its outputs, [B, ...]. ``floats``: numbers it makes for
+        one sample at a time, where these are more than its rows.
+        """
+        ...
+
+
+class GivenRows:
+    """Rows at hand, [B, F, width] by column name: what a model gets without an engine."""
+
+    def __init__(self, rows: Mapping[str, jax.Array]):
+        self.rows = rows
+
+    def map(self, function: PerSample, network: Any = (), samples: Any = (), *, floats: int = 0) -> Any:
+        """As `Rows.map`, all samples at once."""
+        return function(self.rows, network, samples)
 
 
 class Batch(Protocol):
@@ -69,7 +92,10 @@ class Model(nnx.Module):
         raise NotImplementedError
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Logits [B] from ``rows[name]`` [B, F, width]; ``rngs.dropout`` is read only when ``train``."""
+        """Logits [B] from the batch's ``rows``; ``rngs.dropout`` is read only when ``train``.
+
+        What concerns one sample at a time goes into ``rows.map``; BatchNorm, dropout and what follows them do not.
+        """
         raise NotImplementedError
 
 

@@ -48,6 +48,10 @@ class DeepFM(Model):
         }
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        factors = rows["factors"]
-        deep = self.mlp(flatten_fields(factors), batch.mask, train=train, rngs=rngs)
-        return self.linear(rows["linear"]) + pair_sum(factors) + deep
+        def enter(rows, network, _):
+            linear, mlp = network
+            factors = rows["factors"]
+            return linear(rows["linear"]) + pair_sum(factors), mlp(flatten_fields(factors))
+
+        shallow, hidden = rows.map(enter, (self.linear, self.mlp.first))
+        return shallow + self.mlp.after_first(hidden, batch.mask, train=train, rngs=rngs)

@@ -39,4 +39,7 @@ class FFM(Model):
         }
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        return self.linear(rows["linear"]) + field_aware_pair_sum(partner_vectors(rows["factors"]))
+        def logits(rows, linear, _):
+            return linear(rows["linear"]) + field_aware_pair_sum(partner_vectors(rows["factors"]))
+
+        return rows.map(logits, self.linear)

@@ -36,4 +36,4 @@ class FM(Model):
         }
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        return self.linear(rows["linear"]) + pair_sum(rows["factors"])
+        return rows.map(lambda rows, linear, _: linear(rows["linear"]) + pair_sum(rows["factors"]), self.linear)

@@ -52,7 +52,11 @@ class FNFM(Model):
         }
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        products = flatten_fields(field_aware_products(partner_vectors(rows["factors"])))
+        def enter(rows, linear, _):
+            products = field_aware_products(partner_vectors(rows["factors"]))
+            return linear(rows["linear"]), flatten_fields(products)
+
+        first_order, products = rows.map(enter, self.linear)
         products = self.norm(products, batch.mask, train=train)
         products = dropout(products, self.config.interaction_dropout, train=train, rngs=rngs)
-        return self.linear(rows["linear"]) + self.mlp(products, batch.mask, train=train, rngs=rngs)
+        return first_order + self.mlp(products, batch.mask, train=train, rngs=rngs)

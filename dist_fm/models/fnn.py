@@ -59,9 +59,15 @@ class FNN(Model):
         return {"linear": linear_column(self.config), **factors} if self.config.first_order else factors
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        x = flatten_fields(rows["factors"])
-        if self.config.first_order:
-            bias = jnp.broadcast_to(self.linear.bias[...], (x.shape[0], 1))
+        def enter(rows, network, _):
+            x = flatten_fields(rows["factors"])
+            if not self.config.first_order:
+                return network(x)
+            linear, mlp = network
+            bias = jnp.broadcast_to(linear.bias[...], (len(x), 1))
             fields = flatten_fields(jnp.concatenate([rows["linear"], rows["factors"]], axis=-1))
-            x = jnp.concatenate([bias, fields], axis=-1)
-        return self.mlp(x, batch.mask, train=train, rngs=rngs)
+            return mlp(jnp.concatenate([bias, fields], axis=-1))
+
+        first = self.mlp.first
+        hidden = rows.map(enter, (self.linear, first) if self.config.first_order else first)
+        return self.mlp.after_first(hidden, batch.mask, train=train, rngs=rngs)

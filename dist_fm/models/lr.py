@@ -29,4 +29,4 @@ class LR(Model):
         return {"linear": linear_column(self.config)}
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        return self.linear(rows["linear"])
+        return rows.map(lambda rows, linear, _: linear(rows["linear"]), self.linear)

@@ -69,12 +69,15 @@ class NCF(Model):
         }
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        if self.is_neumf:
-            shared = rows["gmf"]
-            deep = jnp.concatenate([rows["mlp"][:, self.user], rows["mlp"][:, self.item]], axis=-1)
-        else:
-            shared = rows["factors"]
-            deep = flatten_fields(shared)
-        gmf = shared[:, self.user] * shared[:, self.item]
-        deep = self.mlp(deep, batch.mask, train=train, rngs=rngs)
+        def enter(rows, mlp, _):
+            if self.is_neumf:
+                shared = rows["gmf"]
+                deep = jnp.concatenate([rows["mlp"][:, self.user], rows["mlp"][:, self.item]], axis=-1)
+            else:
+                shared = rows["factors"]
+                deep = flatten_fields(shared)
+            return shared[:, self.user] * shared[:, self.item], mlp(deep)
+
+        gmf, hidden = rows.map(enter, self.mlp.first)
+        deep = self.mlp.after_first(hidden, batch.mask, train=train, rngs=rngs)
         return self.output(jnp.concatenate([gmf, deep], axis=-1))[:, 0]

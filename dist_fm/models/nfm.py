@@ -58,8 +58,11 @@ class NFM(Model):
         }
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        pooled = bi_interaction(rows["factors"])
+        def enter(rows, linear, _):
+            return linear(rows["linear"]), bi_interaction(rows["factors"])
+
+        first_order, pooled = rows.map(enter, self.linear)
         if self.norm is not None:
             pooled = self.norm(pooled, batch.mask, train=train)
         pooled = dropout(pooled, self.config.interaction_dropout, train=train, rngs=rngs)
-        return self.linear(rows["linear"]) + self.mlp(pooled, batch.mask, train=train, rngs=rngs)
+        return first_order + self.mlp(pooled, batch.mask, train=train, rngs=rngs)

@@ -50,5 +50,9 @@ class WideDeep(Model):
         }
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        deep = self.mlp(flatten_fields(rows["factors"]), batch.mask, train=train, rngs=rngs)
-        return self.linear(rows["linear"]) + deep
+        def enter(rows, network, _):
+            linear, mlp = network
+            return linear(rows["linear"]), mlp(flatten_fields(rows["factors"]))
+
+        wide, hidden = rows.map(enter, (self.linear, self.mlp.first))
+        return wide + self.mlp.after_first(hidden, batch.mask, train=train, rngs=rngs)

@@ -64,7 +64,12 @@ class XDeepFM(Model):
         }
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        factors = rows["factors"]
-        explicit = self.cin_output(self.cin(factors))[:, 0]
-        implicit = self.mlp(flatten_fields(factors), batch.mask, train=train, rngs=rngs)
-        return self.linear(rows["linear"]) + explicit + implicit
+        def enter(rows, network, _):
+            linear, cin, mlp = network
+            factors = rows["factors"]
+            return linear(rows["linear"]), self.cin.apply(cin, factors), mlp(flatten_fields(factors))
+
+        network = (self.linear, self.cin.weights(), self.mlp.first)
+        first_order, maps, hidden = rows.map(enter, network, floats=self.cin.floats(self.config.embed_dim))
+        implicit = self.mlp.after_first(hidden, batch.mask, train=train, rngs=rngs)
+        return first_order + self.cin_output(maps)[:, 0] + implicit

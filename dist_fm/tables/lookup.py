@@ -1,4 +1,13 @@
-"""From a batch's unique ids to the rows a model receives, and the gradient's way back. Table: replicated."""
+"""From a batch's unique ids to the rows a model receives, the gradient's way back, and the write of updated rows.
+
+Axes: H hosts of D devices, n = H x D; U unique rows of a host, C of them at most owned by one device; B samples,
+S slots, F fields, W floats a row. Replicated: every device holds the table; a host's ``unique`` is [U]. Sharded: device
+(h, d) owns rows (h D + d) R'/n and on, R'/n of them; and of host h's unique rows it brings in those that the devices
+(0, d) ... (H-1, d) own: its ``unique`` is [H, C], flattened. Nothing of the table's size travels between devices, nor
+anything of the batch's.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,57 +15,156 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from dist_fm.tables.spec import RowLayout
+from dist_fm.tables.duplicates import sum_duplicates
+from dist_fm.tables.per_sample import map_samples, slice_size
+from dist_fm.tables.spec import PerSample, TableSpec
+from dist_fm.tables.unique import UniqueLayout, unique_rows
+
+HOST, DEVICE = "host", "device"
 
 
-def gather_unique(table: jax.Array, unique: jax.Array) -> jax.Array:
-    """Rows [U, W] of ``table`` [R', W]; an out-of-range id reads zeros (JAX's default, NaN, times 0 would be NaN)."""
-    return table.at[unique].get(mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True)
+class Lookup:
+    """How the table of ``spec`` is held by ``mesh``, whose axes are ("host", "device"), and read and written there."""
+
+    def __init__(self, spec: TableSpec, mesh: Mesh, *, sharded: bool):
+        self.spec, self.mesh, self.sharded = spec, mesh, sharded
+        self.hosts = mesh.shape[HOST]
+        everyone = P((HOST, DEVICE))
+        self.table = everyone if sharded else P()  # how table and slots lie
+        self.unique = everyone if sharded else P(HOST)  # how a batch's unique ids lie
+        self._touched = everyone if sharded else P()
+        self.layout = UniqueLayout(self.hosts, mesh.shape[DEVICE], sharded)
+        self.is_cpu = mesh.devices.flat[0].platform == "cpu"
+        self.sorts = not self.is_cpu  # a gather's transpose adds atomically on a GPU: a run would differ from itself
+
+    def prepare(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``unique`` and ``inverse`` int32 [B, S] of a global batch's logical rows [B, S], on the host."""
+        return unique_rows(rows, self.spec, self.layout)
+
+    def init(self, key: jax.Array) -> jax.Array:
+        """The first table [R', W]; a device draws its own shard alone."""
+        if not self.sharded:
+            return self.spec.init(key)
+        return self._on_shards(lambda key, first: self.spec.init(key, first, self._shard_rows), P())(key)
+
+    def requests(self, unique: jax.Array) -> jax.Array:
+        """The ids every owner is asked for, from the hosts' ``unique``; sharded, they count from the shard's start."""
+        if not self.sharded or self.hosts == 1:
+            return unique
+        return self._on_shards(lambda ids, first: _exchange(ids, self.hosts), self.unique)(unique)
+
+    def read(self, table: jax.Array, ids: jax.Array) -> jax.Array:
+        """Rows [N, W] of ``ids`` [N] by their owners; an out-of-range id reads zeros."""
+        if not self.sharded:
+            return _read(table, ids)
+        return self._on_shards(lambda table, ids, first: _read(table, ids), self.table, self.unique)(table, ids)
+
+    def rows(
+        self, owned: jax.Array, inverse: jax.Array, values: jax.Array | None, slot_fields: np.ndarray
+    ) -> "LookedUp":
+        """A global batch's rows, from those its owners read, [N, W]; ``inverse`` and ``values`` are [B, S]."""
+        return LookedUp(self, owned, inverse, values, slot_fields)
+
+    def _deliver(self, rows: jax.Array) -> jax.Array:
+        """Owners' rows back to the hosts that asked, and there to every device."""
+        if not self.sharded:
+            return rows
+        rows = _exchange(rows, self.hosts) if self.hosts > 1 else rows
+        return jax.lax.all_gather(rows, DEVICE, tiled=True)
+
+    def merge(self, ids: jax.Array, rows: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Every touched row once, with its gradient summed over the hosts; the identity on one host."""
+        if self.hosts == 1:
+            return ids, rows, gradient
+        if self.sharded:
+            local = lambda ids, rows, gradient, first: sum_duplicates(ids, rows, gradient, self._shard_rows)
+            return self._on_shards(local, self.unique, self.unique, self.unique, outputs=3)(ids, rows, gradient)
+        everywhere = jax.sharding.NamedSharding(self.mesh, P())
+        ids, rows, gradient = jax.lax.with_sharding_constraint((ids, rows, gradient), everywhere)
+        return sum_duplicates(ids, rows, gradient, self.spec.padded_rows)
+
+    def write(self, table: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
+        """``table`` with ``rows`` [N, W] at distinct ``ids`` [N] (of ``merge``); out-of-range ids are dropped."""
+        one = self.hosts == 1  # else ids come merged, which leaves gaps in their order
+        if not self.sharded:
+            return _write(table, ids, rows, one)
+        local = lambda table, ids, rows, first: _write(table, ids, rows, one)
+        return self._on_shards(local, self.table, self._touched, self._touched)(table, ids, rows)
+
+    def dense_gradient(self, gradient: jax.Array, ids: jax.Array) -> jax.Array:
+        """The gradient [R', W] of the whole table from those of its touched rows."""
+        return self.write(jnp.zeros((self.spec.padded_rows, gradient.shape[1]), gradient.dtype), ids, gradient)
+
+    def physical(self, ids: jax.Array) -> jax.Array:
+        """Physical rows of ``ids``, which count from the start of a shard where sharded."""
+        if not self.sharded:
+            return ids
+        return self._on_shards(lambda ids, first: ids + first, self._touched)(ids)
+
+    @property
+    def _shard_rows(self) -> int:
+        return self.spec.padded_rows // self.mesh.size
+
+    def _on_shards(self, function, *specs, outputs: int = 1):
+        """``function(*local parts, first row of the shard)`` on every shard."""
+
+        def local(*parts):
+            shard = jax.lax.axis_index((HOST, DEVICE))
+            return function(*parts, shard * self._shard_rows)
+
+        out = self.table if outputs == 1 else (self.table,) * outputs
+        # Nothing is differentiated through these, so JAX need not follow which values differ between devices.
+        return jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=out, check_vma=False)
 
 
-def spread(
-    unique_rows: jax.Array, inverse: jax.Array, values: jax.Array | None, slot_fields: np.ndarray, mesh: Mesh
-) -> jax.Array:
-    """Field rows [B, F, W]: for each field the sum over its slots of value x row.
+class LookedUp:
+    """The rows of a global batch, as a model gets them: spread to the samples where it maps over them."""
 
-    ``unique_rows`` [U, W] are on every device, ``inverse`` [B, S] and ``values`` [B, S] split by samples. Its transpose
-    sums a row's duplicates on each device, then once over devices: U x W floats travel, never the table.
-    """
+    def __init__(
+        self, lookup: Lookup, owned: jax.Array, inverse: jax.Array, values: jax.Array | None, slot_fields: np.ndarray
+    ):
+        self.lookup, self.owned, self.inverse, self.values = lookup, owned, inverse, values
+        self.slot_fields = slot_fields
 
-    def local(unique_rows, inverse, values):
-        rows = unique_rows[inverse]
-        if values is not None:
-            rows = rows * values[:, :, None].astype(rows.dtype)
-        return _sum_slots(rows, slot_fields)
+    def map(self, function: PerSample, network: Any = (), samples: Any = (), *, floats: int = 0) -> Any:
+        """``function(rows, network, samples)`` of every sample, by slices of each device's samples.
 
-    split = P(mesh.axis_names)
-    if values is None:
-        return jax.shard_map(lambda u, i: local(u, i, None), mesh=mesh, in_specs=(P(), split), out_specs=split)(
-            unique_rows, inverse
-        )
-    return jax.shard_map(local, mesh=mesh, in_specs=(P(), split, split), out_specs=split)(unique_rows, inverse, values)
+        The gradient's way back sums a row's duplicates on each device, then over the devices of a host. ``floats`` is
+        what the function makes of one sample, where that is more than its rows.
+        """
+        lookup, split = self.lookup, P((HOST, DEVICE))
+        slots = self.inverse.shape[1]
 
+        def local(owned: jax.Array, network: Any, inverse: jax.Array, values: jax.Array | None, samples: Any) -> Any:
+            floats_each = max(floats, slots * lookup.spec.layout.width)
+            return map_samples(
+                function,
+                lookup._deliver(owned),
+                network,
+                inverse,
+                values,
+                samples,
+                slot_fields=self.slot_fields,
+                layout=lookup.spec.layout,
+                size=slice_size(len(inverse), floats_each) if lookup.is_cpu else len(inverse),
+                sort=lookup.sorts,
+            )
 
-def _sum_slots(rows: jax.Array, slot_fields: np.ndarray) -> jax.Array:
-    """[B, S, W] -> [B, F, W]; the identity when every field has one slot."""
-    fields = int(slot_fields[-1]) + 1
-    if len(slot_fields) == fields:
-        return rows
-    bounds = np.searchsorted(slot_fields, np.arange(fields + 1))
-    parts = [rows[:, a:b].sum(1, keepdims=True) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-    return jnp.concatenate(parts, 1)
-
-
-def columns(rows: jax.Array, layout: RowLayout) -> dict[str, jax.Array]:
-    """Cuts physical rows [..., W] into the model's columns by name."""
-    return {name: rows[..., part] for name, part in layout.slices.items()}
-
-
-def set_unique(table: jax.Array, unique: jax.Array, rows: jax.Array) -> jax.Array:
-    """``table`` [R', W] with ``rows`` [U, W] at ``unique`` [U]; out-of-range ids are dropped."""
-    return table.at[unique].set(rows, mode="drop", unique_indices=True, indices_are_sorted=True)
+        specs = (lookup.unique, P(), split, split, split)
+        mapped = jax.shard_map(local, mesh=lookup.mesh, in_specs=specs, out_specs=split, check_vma=False)
+        return mapped(self.owned, network, self.inverse, self.values, samples)
 
 
-def scatter_unique(gradient: jax.Array, unique: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The dense gradient [R', W] of unique-row gradients [U, W]."""
-    return set_unique(jnp.zeros(shape, gradient.dtype), unique, gradient)
+def _exchange(parts: jax.Array, hosts: int) -> jax.Array:
+    """[H C, ...] on every device: part h goes to host h, and its answer takes its place; its own inverse."""
+    cut = parts.reshape(hosts, -1, *parts.shape[1:])
+    return jax.lax.all_to_all(cut, HOST, split_axis=0, concat_axis=0).reshape(parts.shape)
+
+
+def _read(table: jax.Array, ids: jax.Array) -> jax.Array:
+    # Out of range reads zero: JAX's default, NaN, times the 0 of an empty slot would be NaN.
+    return table.at[ids].get(mode="fill", fill_value=0)
+
+
+def _write(table: jax.Array, ids: jax.Array, rows: jax.Array, is_sorted: bool) -> jax.Array:
+    return table.at[ids].set(rows, mode="drop", unique_indices=True, indices_are_sorted=is_sorted)

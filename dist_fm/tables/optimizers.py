@@ -1,162 +1,69 @@
 """Row optimizers: one update of the table rows a batch touched, after every duplicate's gradient has been summed.
 
-A rule is elementwise, or per row, over one column: ``rows`` and ``gradient`` [U, w], its slots [U, w] (or [U, 1] where
-row-wise). A row that no sample touched is not passed, and keeps its values and slots (the "exact" semantics of FBGEMM).
+Each column of a table has a rule (``dist_fm/tables/rules.py``), a learning rate and, if asked, a bound on its norm.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dist_fm.errors import UserError, nearest
+from dist_fm.tables.rules import POSITIVE, ROW_OPTIMIZERS, Allowed, RowOptimizer, allowed_settings
 from dist_fm.tables.spec import RowLayout
-
-Slots = dict[str, jax.Array]
-
-
-class RowOptimizer(Protocol):
-    def slots(self, width: int) -> dict[str, tuple[int, float]]:
-        """Width and first value of each slot of a column of ``width`` floats."""
-        ...
-
-    def update(
-        self, rows: jax.Array, gradient: jax.Array, slots: Slots, lr: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, Slots]:
-        """New rows and slots; ``step`` counts from 0."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class SGD:
-    """w <- w - lr g."""
-
-    def slots(self, width):
-        return {}
-
-    def update(self, rows, gradient, slots, lr, step):
-        return rows - lr * gradient, {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Adagrad:
-    """s <- s + g^2; w <- w - lr g / sqrt(s + eps) (Duchi et al. 2011; optax's form)."""
-
-    initial_accumulator: float = 0.1
-    eps: float = 1e-7
-
-    def slots(self, width):
-        return {"sum": (width, self.initial_accumulator)}
-
-    def update(self, rows, gradient, slots, lr, step):
-        total = slots["sum"] + jnp.square(gradient)
-        scale = jnp.where(total > 0, jax.lax.rsqrt(total + self.eps), 0)
-        return rows - lr * gradient * scale, {"sum": total}
-
-
-@dataclasses.dataclass(frozen=True)
-class RowwiseAdagrad:
-    """s <- s + mean over the row of g^2; w <- w - lr g / (sqrt(s) + eps): one number of state a row and column.
-
-    FBGEMM's EXACT_ROWWISE_ADAGRAD, whose rows are one column.
-    """
-
-    initial_accumulator: float = 0.0
-    eps: float = 1e-8
-
-    def slots(self, width):
-        return {"sum": (1, self.initial_accumulator)}
-
-    def update(self, rows, gradient, slots, lr, step):
-        total = slots["sum"] + jnp.square(gradient).mean(axis=1, keepdims=True)
-        return rows - lr * gradient / (jnp.sqrt(total) + self.eps), {"sum": total}
-
-
-@dataclasses.dataclass(frozen=True)
-class Adam:
-    """Lazy Adam: moments of a touched row alone move; bias is corrected by the global step (torch's SparseAdam).
-
-    m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; w <- w - lr m' / (sqrt(v') + eps), m' = m / (1 - b1^t).
-    """
-
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-
-    def slots(self, width):
-        return {"m": (width, 0.0), "v": (width, 0.0)}
-
-    def update(self, rows, gradient, slots, lr, step):
-        m = self.b1 * slots["m"] + (1 - self.b1) * gradient
-        v = self.b2 * slots["v"] + (1 - self.b2) * jnp.square(gradient)
-        t = (step + 1).astype(gradient.dtype)
-        m_scale, v_scale = 1 / (1 - self.b1**t), 1 / (1 - self.b2**t)
-        return rows - lr * (m * m_scale) / (jnp.sqrt(v * v_scale) + self.eps), {"m": m, "v": v}
-
-
-@dataclasses.dataclass(frozen=True)
-class FTRL:
-    """FTRL-Proximal, per coordinate (McMahan et al. 2013, algorithm 1): l1 makes rarely useful weights exactly zero."""
-
-    l1: float = 0.0
-    l2: float = 0.0
-    beta: float = 1.0
-
-    def slots(self, width):
-        return {"z": (width, 0.0), "n": (width, 0.0)}
-
-    def update(self, rows, gradient, slots, lr, step):
-        n = slots["n"] + jnp.square(gradient)
-        sigma = (jnp.sqrt(n) - jnp.sqrt(slots["n"])) / lr
-        z = slots["z"] + gradient - sigma * rows
-        shrunk = -(z - jnp.sign(z) * self.l1) / ((self.beta + jnp.sqrt(n)) / lr + self.l2)
-        return jnp.where(jnp.abs(z) <= self.l1, 0, shrunk), {"z": z, "n": n}
-
-
-ROW_OPTIMIZERS: dict[str, type[Any]] = {
-    "sgd": SGD,
-    "adagrad": Adagrad,
-    "rowwise_adagrad": RowwiseAdagrad,
-    "adam": Adam,
-    "ftrl": FTRL,
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class ColumnRule:
-    """What updates a column, and how its learning rate compares with the table's."""
+    """What updates a column, how its learning rate compares with the table's, and its largest norm (0: any)."""
 
     optimizer: RowOptimizer
     lr_factor: float = 1.0
+    max_norm: float = 0.0
 
 
 def parse_rule(text: str, base_lr: float, defaults: Mapping[str, float], where: str) -> ColumnRule:
-    """The rule ``NAME[:KEY=VALUE ...]``; ``lr`` is a key of every rule. ``defaults`` it does not know are left out.
+    """The rule ``NAME[:KEY=VALUE ...]``; ``lr`` and ``max_norm`` are keys of every rule.
 
-    Raises ``UserError`` naming ``where`` for a name, key or number that is none.
+    ``defaults`` are the settings given as ``--optimizer.KEY``; those the rule does not have are left out.
+    Raises ``UserError`` naming ``where`` for a name or key that is none, and for a value that is not allowed.
     """
     name, *pairs = text.split(":")
-    known = _settings(name, where)
-    settings = {key: value for key, value in defaults.items() if key in known}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        try:
-            settings[key] = float(value)
-        except ValueError as error:
-            raise UserError(f"{where}={text}: {key}={value!r} is not a number") from error
-    lr = settings.pop("lr", base_lr)
-    for key in settings:
-        if key not in known:
-            raise UserError(f"{where}={text}: {name} has no {key!r}; {nearest(key, ['lr', *known])}")
-    return ColumnRule(ROW_OPTIMIZERS[name](**settings), lr / base_lr)
-
-
-def _settings(name: str, where: str) -> list[str]:
     if name not in ROW_OPTIMIZERS:
         raise UserError(f"{where}={name}: not a row optimizer; {nearest(name, ROW_OPTIMIZERS)}")
-    return [field.name for field in dataclasses.fields(ROW_OPTIMIZERS[name])]
+    own = allowed_settings(ROW_OPTIMIZERS[name])
+    known = {"lr": POSITIVE, "max_norm": POSITIVE, **own}
+    settings = {
+        key: _checked(value, own[key], f"--optimizer.{key}={value}: {name}'s {key} on touched rows")
+        for key, value in defaults.items()
+        if key in own
+    }
+    for pair in pairs:
+        key, _, given = pair.partition("=")
+        if key not in known:
+            raise UserError(f"{where}={text}: {name} has no {key!r}; {nearest(key, known)}")
+        try:
+            value = float(given)
+        except ValueError as error:
+            raise UserError(f"{where}={text}: {key}={given!r} is not a number") from error
+        settings[key] = _checked(value, known[key], f"{where}={text}: {name}'s {key}")
+    lr, max_norm = settings.pop("lr", base_lr), settings.pop("max_norm", 0.0)
+    return ColumnRule(ROW_OPTIMIZERS[name](**settings), lr / base_lr, max_norm)
+
+
+def _checked(value: float, allowed: Allowed, setting: str) -> Any:
+    if not (math.isfinite(value) and allowed.holds(value)):
+        raise UserError(f"{setting} must be {allowed.words}")
+    return allowed.kind(value)
+
+
+def bound_norms(rows: jax.Array, max_norm: float) -> jax.Array:
+    """Rows [U, w], those of an L2 norm above ``max_norm`` scaled down to it as torch.nn.Embedding scales."""
+    norms = jnp.sqrt(jnp.square(rows).sum(axis=1, keepdims=True))
+    return rows * jnp.where(norms > max_norm, max_norm / (norms + 1e-7), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +110,6 @@ class TableOptimizer:
             part = parts[column]
             rate = lr * rule.lr_factor
             updated, own = rule.optimizer.update(rows[:, part], gradient[:, part], own, rate, step)
-            new_rows.append(updated)
+            new_rows.append(bound_norms(updated, rule.max_norm) if rule.max_norm else updated)
             new_slots += [own[name] for owner, name in where if owner == column]
         return jnp.concatenate(new_rows, axis=1), jnp.concatenate(new_slots, axis=1) if new_slots else None

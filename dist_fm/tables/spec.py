@@ -13,6 +13,9 @@ import numpy as np
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
+# function(rows by column name, each [b, F, width]; the network; arrays by sample) -> arrays with b in front
+PerSample = Callable[[Mapping[str, jax.Array], Any, Any], Any]
+
 
 def uniform(bound: float) -> Initializer:
     """Draws from U(-bound, bound)."""
@@ -57,6 +60,7 @@ class RowLayout:
 
 
 COARSE, FINE, FINE_BELOW = 40_320, 5_040, 400_000
+INIT_BLOCK = 16_384  # rows drawn at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +97,33 @@ class TableSpec:
         """The physical rows that hold no logical row: int32 [padded_rows - rows]."""
         return self.physical(np.arange(self.rows, self.padded_rows))
 
-    def init(self, key: jax.Array) -> jax.Array:
-        """First values [padded_rows, width]; each column has its own stream, so adding one leaves the others alone."""
+    def init(self, key: jax.Array, first: jax.Array | int = 0, rows: int | None = None) -> jax.Array:
+        """First values [rows, width] of the physical rows from ``first`` on (all of them by default).
+
+        A row is drawn from (key, column, physical row) alone, so any shard can be made by itself; and in blocks, so
+        that the random bits in the making stay small beside the table.
+        """
+        rows = self.padded_rows if rows is None else rows
+        block = _largest_divisor(rows, INIT_BLOCK)
+
+        def fill(i: jax.Array, table: jax.Array) -> jax.Array:
+            values = self._draw(key, first + i * block + jnp.arange(block))
+            return jax.lax.dynamic_update_slice(table, values, (i * block, 0))
+
+        table = jax.lax.fori_loop(0, rows // block, fill, jnp.zeros((rows, self.layout.width), self.dtype))
+        padding = self.padding() - first
+        return table.at[jnp.where(padding < 0, rows, padding)].set(0, mode="drop")
+
+    def _draw(self, key: jax.Array, physical: jax.Array) -> jax.Array:
         columns = []
         for name, column in self.layout.columns.items():
             stream = jax.random.fold_in(key, zlib.crc32(name.encode()))
-            columns.append(column.init(stream, (self.padded_rows, column.width), self.dtype))
-        return jnp.concatenate(columns, 1).at[self.padding()].set(0)
+            draw = lambda row, stream=stream, column=column: column.init(
+                jax.random.fold_in(stream, row), (column.width,), self.dtype
+            )
+            columns.append(jax.vmap(draw)(physical))
+        return jnp.concatenate(columns, 1)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)

@@ -1,16 +1,41 @@
 """Unique ids of a batch, made on the host: what lets a step cost what the batch touches."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from dist_fm.tables.spec import TableSpec
 
 
-def unique_rows(rows: np.ndarray, spec: TableSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted unique physical rows and where each slot finds its own: ``unique`` int32 [U], ``inverse`` int32 [B, S].
+class UniqueLayout(NamedTuple):
+    """The mesh, as far as unique ids go: ``hosts`` x ``devices``, and whether the table is ``sharded`` over them."""
 
-    ``rows`` int32 [B, S] are logical; negative means empty. U is a bucketed size (``bucket``), filled up with the
-    out-of-range ids R', R'+1, ... which stay distinct and sorted; empty slots point at R', which reads as zero.
+    hosts: int = 1
+    devices: int = 1
+    sharded: bool = False
+
+
+ONE_DEVICE = UniqueLayout()
+
+
+def unique_rows(rows: np.ndarray, spec: TableSpec, layout: UniqueLayout = ONE_DEVICE) -> tuple[np.ndarray, np.ndarray]:
+    """The unique physical rows of each host's samples and where each slot finds its own.
+
+    ``rows`` int32 [B, S] are logical; negative means empty. Returns ``inverse`` int32 [B, S] and ``unique``, flat
+    int32, as `dist_fm.tables.lookup` wants it: replicated [H, U]; sharded [H, D, H, C], device (h, d)'s requests to
+    owners (0, d), (1, d), ..., counting from the start of the owner's shard. U and C are bucketed (``bucket``): the
+    places left over hold distinct ascending ids past the table (the shard), which read as zero; empty slots point at
+    such a place.
     """
+    parts = [_sorted_unique(part, spec) for part in np.split(rows, layout.hosts)]
+    place = _by_owner if layout.sharded else _whole
+    unique, places = place([found for found, _ in parts], spec, layout)
+    inverse = [at if where is None else where[at] for where, (_, at) in zip(places, parts, strict=True)]
+    return unique, (inverse[0] if len(inverse) == 1 else np.concatenate(inverse)).reshape(rows.shape)
+
+
+def _sorted_unique(rows: np.ndarray, spec: TableSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted unique physical rows [n] and the index of each slot's own, flat; n for an empty slot."""
     # One sort of packed (row, position) keys: NumPy's vectorised int64 sort beats argsort, and np.unique, several-fold.
     packed = rows.reshape(-1).astype(np.int64)
     empty = packed < 0
@@ -27,10 +52,41 @@ def unique_rows(rows: np.ndarray, spec: TableSpec) -> tuple[np.ndarray, np.ndarr
     inverse = np.empty(ids.size, np.int32)
     inverse[packed & 0xFFFFFFFF] = np.cumsum(starts, dtype=np.int32) - 1
     found = ids[starts]
-    count = found.size - (found.size > 0 and found[-1] == spec.padded_rows)
-    unique = np.arange(bucket(count + 1), dtype=np.int32) + np.int32(spec.padded_rows - count)
-    unique[:count] = found[:count]
-    return unique, inverse.reshape(rows.shape)
+    return found[: found.size - (found.size > 0 and found[-1] == spec.padded_rows)], inverse
+
+
+def _whole(found: list[np.ndarray], spec: TableSpec, layout: UniqueLayout) -> tuple[np.ndarray, list[None]]:
+    size = bucket(max(ids.size for ids in found) + 1)
+    return np.concatenate([_fill(ids, size, spec.padded_rows) for ids in found]), [None] * len(found)
+
+
+def _by_owner(found: list[np.ndarray], spec: TableSpec, layout: UniqueLayout) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Contiguous shards: a sorted list of rows is already cut by owner; each part is filled up to the same size."""
+    hosts, devices, _ = layout
+    owners = hosts * devices
+    shard = spec.padded_rows // owners
+    ends = [np.searchsorted(ids, np.arange(owners + 1) * shard) for ids in found]
+    size = bucket(max(np.diff(end).max() for end in ends) + 1)
+    unique = np.empty((hosts, devices, hosts, size), np.int32)
+    places = []
+    for host, (ids, end) in enumerate(zip(found, ends, strict=True)):
+        place = np.empty(ids.size + 1, np.int32)
+        for owner in range(owners):
+            begin, stop = end[owner], end[owner + 1]
+            owner_host, device = divmod(owner, devices)
+            unique[host, device, owner_host] = _fill(ids[begin:stop] - owner * shard, size, shard)
+            first = (device * hosts + owner_host) * size
+            place[begin:stop] = np.arange(first, first + stop - begin)
+        place[-1] = end[1]  # owner 0's first place left over
+        places.append(place)
+    return unique.reshape(-1), places
+
+
+def _fill(ids: np.ndarray, size: int, limit: int) -> np.ndarray:
+    """``ids`` followed by ``limit``, ``limit + 1``, ... up to ``size``."""
+    unique = np.arange(size, dtype=np.int32) + np.int32(limit - ids.size)
+    unique[: ids.size] = ids
+    return unique
 
 
 def bucket(count: int) -> int:

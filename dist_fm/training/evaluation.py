@@ -20,7 +20,7 @@ Metrics = dict[str, float | None]
 def score(engine: Engine, state: TrainState, source: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Logits, labels and weights of the real rows of each batch of ``source``, in order; float32 [n] each."""
     threads = engine.config.data.read_threads
-    placed = batches(source, engine.prepare, engine.mesh, threads=threads)
+    placed = batches(source, engine, threads=threads)
     for logits, batch in bounded((engine.eval_step(state, batch), batch) for batch in placed):
         real = np.asarray(batch.mask) > 0
         yield np.asarray(logits)[real], np.asarray(batch.labels)[real], np.asarray(batch.weights)[real]

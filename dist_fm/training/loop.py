@@ -62,7 +62,7 @@ class Loop:
     def run(self) -> tuple[TrainState, Progress]:
         """Trains to the end, or until patience runs out; the returned state is the last, not the best."""
         threads = self.config.data.read_threads
-        placed = batches(self._source, self.engine.prepare, self.engine.mesh, start=self.step, threads=threads)
+        placed = batches(self._source, self.engine, start=self.step, threads=threads)
         try:
             while self.step < self.steps and not self.progress.stopped_early:
                 self._train(placed, self._next_boundary())

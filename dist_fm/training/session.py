@@ -16,10 +16,11 @@ from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import evaluate
 from dist_fm.training.hooks import make_hooks
 from dist_fm.training.loop import Loop, total_steps
+from dist_fm.training.placement import choose_update
 from dist_fm.training.progress import Progress
 from dist_fm.training.resume import check_same_run
 from dist_fm.training.state import TrainState
-from dist_fm.training.step import Engine, choose_update
+from dist_fm.training.step import Engine
 from dist_fm.training.warm_start import warm_start
 
 Result = dict[str, Any]
@@ -119,7 +120,8 @@ def describe_run(config: Config, schema: Schema, engine: Engine, rows: int, run:
     """A few lines on what is about to be trained."""
     return (
         f"data: {schema.name}, {rows:,} training rows, {schema.num_fields} fields, {schema.num_rows:,} table rows\n"
-        f"model: {config.model_name}, {engine.parameters():,} parameters; tables: {config.tables.update}, replicated\n"
+        f"model: {config.model_name}, {engine.parameters():,} parameters; tables: {config.tables.update}, "
+        f"{'sharded' if engine.lookup.sharded else 'replicated'}\n"
         f"run: {run.path}"
     )
 
@@ -141,6 +143,7 @@ def _result(
         "train_samples_per_s": round(rate),
         "train_seconds": round(progress.seconds, 3),
         "parameters": engine.parameters(),
+        "placement": "sharded" if engine.lookup.sharded else "replicated",
         "compiled_steps": engine.compiled_steps(),
     }
 

@@ -14,43 +14,21 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dist_fm.config import Config
-from dist_fm.data.pipeline import Batch
-from dist_fm.data.schema import Schema
+from dist_fm.data.pipeline import Batch, place
 from dist_fm.data.records import HostBatch
-from dist_fm.errors import UserError
+from dist_fm.data.schema import Schema
 from dist_fm.metrics.loss import sample_loss
 from dist_fm.models import get_model
-from dist_fm.tables import lookup
-from dist_fm.tables.spec import RowLayout, TableSpec
-from dist_fm.tables.unique import unique_rows
+from dist_fm.tables.lookup import Lookup
+from dist_fm.tables.rounding import stochastic_round
 from dist_fm.training.optimizer import make_optimizer, make_schedule, make_table_optimizer, weights_mask
+from dist_fm.training.placement import is_sharded, table_spec
 from dist_fm.training.state import TrainState
 
 
 class StepMetrics(NamedTuple):
     loss: jax.Array  # mean over the batch's real samples, without L2
     gradient_norm: jax.Array  # global, before clipping; not finite when any gradient is not
-
-
-DENSE_BELOW_BYTES = 256 << 20
-
-
-def choose_update(config: Config, schema: Schema) -> str:
-    """``dense`` while the table with an Adam's slots is small, else ``sparse``: what ``tables.update = auto`` means."""
-    spec = table_spec(config, schema, jnp.float32)
-    return "dense" if spec.padded_rows * spec.layout.width * 4 * 3 < DENSE_BELOW_BYTES else "sparse"
-
-
-def table_spec(config: Config, schema: Schema, dtype: Any) -> TableSpec:
-    """The table of ``config``'s model over ``schema``."""
-    model_class = get_model(config.model_name)
-    if schema.num_fields < model_class.min_fields:
-        raise UserError(
-            f"model {config.model_name} needs {model_class.min_fields} fields or more; "
-            f"data set {schema.name!r} has {schema.num_fields}"
-        )
-    model = nnx.eval_shape(lambda: model_class(config.model, schema, rngs=nnx.Rngs(0)))
-    return TableSpec(schema.num_rows, RowLayout(model.columns(schema)), dtype)
 
 
 class Engine:
@@ -62,12 +40,15 @@ class Engine:
         self.spec = table_spec(config, schema, dtype)
         self.layout = self.spec.layout
         self.row_optimizer = make_table_optimizer(config, self.layout)
+        sharded = is_sharded(config, self.spec, self.row_optimizer, mesh)
+        self.lookup = Lookup(self.spec, mesh, sharded=sharded)
         self._graph = nnx.split(nnx.eval_shape(self.model), nnx.Param, nnx.BatchStat)[0]
         self.optimizer = make_optimizer(config.optimizer)
         self.schedule = make_schedule(config.optimizer)
+        self.shardings = self._shardings()
         everywhere = NamedSharding(mesh, P())
-        self.init = jax.jit(self._init, out_shardings=everywhere)
-        self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=everywhere)
+        self.init = jax.jit(self._init, out_shardings=self.shardings)
+        self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=(self.shardings, everywhere))
         self.eval_step = jax.jit(self._eval_step, out_shardings=everywhere)
 
     def padded_batch(self, size: int) -> int:
@@ -76,17 +57,30 @@ class Engine:
 
     def prepare(self, batch: HostBatch) -> Batch:
         """A host batch with its logical rows turned into unique physical rows; runs in the loader's threads."""
-        return Batch.pack(batch, *unique_rows(batch["rows"], self.spec))
+        return Batch.pack(batch, *self.lookup.prepare(batch["rows"]))
+
+    def place(self, batch: Batch) -> Batch:
+        """A prepared batch on the devices."""
+        return place(batch, self.mesh, self.lookup.unique)
 
     def compiled_steps(self) -> int:
         """Training steps compiled so far: one a bucket of unique rows."""
         return self.train_step._cache_size()  # type: ignore[attr-defined]
 
+    def _shardings(self) -> TrainState:
+        """Where each array of a state lies: those of the table's rows as the table does, all others everywhere."""
+
+        def lie(path: Any, array: jax.ShapeDtypeStruct) -> NamedSharding:
+            names = {getattr(key, "key", getattr(key, "name", None)) for key in path}
+            of_rows = names & {"table", "slots"} and array.shape[:1] == (self.spec.padded_rows,)
+            return NamedSharding(self.mesh, self.lookup.table if of_rows else P())
+
+        return jax.tree_util.tree_map_with_path(lie, jax.eval_shape(self._init))
+
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings of a state, to restore a checkpoint into."""
-        everywhere = NamedSharding(self.mesh, P())
-        shapes = jax.eval_shape(self._init)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)
+        like = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        return jax.tree.map(like, jax.eval_shape(self._init), self.shardings)
 
     def parameters(self) -> int:
         """Trained numbers: the table's true rows and the network."""
@@ -103,7 +97,7 @@ class Engine:
         model = self.model(network_key)
         cast = lambda x: x.astype(self.dtype)
         params, stats = (jax.tree.map(cast, nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat))
-        table = self.spec.init(table_key)
+        table = self.lookup.init(table_key)
         by_optax = {"table": table, "network": params}
         slots = None
         if self.row_optimizer is not None:
@@ -112,51 +106,64 @@ class Engine:
         return TrainState.create(table, slots, params, stats, self.optimizer.init(by_optax))
 
     def _logits(
-        self, unique: jax.Array, params: nnx.State, stats: nnx.State, batch: Batch, dropout: jax.Array | None
+        self, touched: jax.Array, params: nnx.State, stats: nnx.State, batch: Batch, dropout: jax.Array | None
     ) -> tuple[jax.Array, nnx.State]:
         """Logits [B] and BatchNorm's new statistics; ``dropout`` is the step's key, None in evaluation."""
-        rows = lookup.spread(unique, batch.inverse, batch.values, self.schema.slot_fields, self.mesh)
+        rows = self.lookup.rows(touched, batch.inverse, batch.values, self.schema.slot_fields)
         model = nnx.merge(self._graph, params, stats)
         rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
-        logits = model(lookup.columns(rows, self.layout), batch, train=dropout is not None, rngs=rngs)
+        with jax.default_matmul_precision("BF16_BF16_F32" if self.config.train.bf16 else None):
+            logits = model(rows, batch, train=dropout is not None, rngs=rngs)
         return logits, nnx.state(model, nnx.BatchStat)
 
     def _loss(self, trained: dict[str, Any], state: TrainState, batch: Batch) -> tuple[jax.Array, nnx.State]:
         """The mean loss over the global batch's real samples, each by its weight."""
         dropout = jax.random.fold_in(self._key, state.step)
         logits, stats = self._logits(trained["table"], trained["network"], state.stats, batch, dropout)
-        share = batch.mask * batch.weights
+        share = (batch.mask * batch.weights).astype(logits.dtype)
         # A masked sample's loss is replaced, not multiplied by 0: its logit may be anything, and inf x 0 is NaN.
         losses = jnp.where(batch.mask > 0, sample_loss(self.config.train.loss, logits, batch.labels), 0)
         return (losses * share).sum() / jnp.maximum(share.sum(), jnp.finfo(share.dtype).tiny), stats
 
     def _train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        unique = lookup.gather_unique(state.table, batch.unique)
-        trained = {"table": unique, "network": state.params}
+        ids = self.lookup.requests(batch.unique)
+        rows = self.lookup.read(state.table, ids).astype(self.dtype)
+        trained = {"table": rows, "network": state.params}
         (loss, stats), gradient = jax.value_and_grad(self._loss, has_aux=True)(trained, state, batch)
+        ids, rows, gradient["table"] = self.lookup.merge(ids, rows, gradient["table"])
 
-        weights = {"table": unique, "network": state.params}
+        weights = {"table": rows, "network": state.params}
         if self.row_optimizer is None:
             # Dense: optax passes over every row, touched or not, as torch's optimizers do over nn.Embedding.
             weights["table"] = state.table
-            gradient["table"] = lookup.scatter_unique(gradient["table"], batch.unique, state.table.shape)
+            gradient["table"] = self.lookup.dense_gradient(gradient["table"], ids)
         gradient = self._add_l2(gradient, weights)
         norm = optax.tree.norm(gradient)
         gradient = self._clip(gradient, norm)
         table, slots = state.table, state.slots
         if self.row_optimizer is not None:
             del weights["table"]
-            lr = jnp.asarray(self.schedule(state.step) * state.lr_scale, self.dtype)
-            row_slots = None if slots is None else lookup.gather_unique(slots, batch.unique)
-            rows, row_slots = self.row_optimizer.update(unique, gradient.pop("table"), row_slots, lr, state.step)
-            table = lookup.set_unique(table, batch.unique, rows)
-            if slots is not None and row_slots is not None:
-                slots = lookup.set_unique(slots, batch.unique, row_slots)
+            table, slots = self._update_rows(state, ids, rows, gradient.pop("table"))
         updates, optimizer = self.optimizer.update(gradient, state.optimizer, weights)
         weights = jax.tree.map(lambda w, u: w + u * state.lr_scale.astype(w.dtype), weights, updates)
         table = weights.get("table", table)
         state = TrainState(state.step + 1, table, slots, weights["network"], stats, optimizer, state.lr_scale)
         return state, StepMetrics(loss, norm)
+
+    def _update_rows(
+        self, state: TrainState, ids: jax.Array, rows: jax.Array, gradient: jax.Array
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Table and slots after one update of the touched rows."""
+        assert self.row_optimizer is not None
+        lr = jnp.asarray(self.schedule(state.step) * state.lr_scale, self.dtype)
+        slots = None if state.slots is None else self.lookup.read(state.slots, ids)
+        rows, slots = self.row_optimizer.update(rows, gradient, slots, lr, state.step)
+        if self.spec.dtype == jnp.bfloat16:
+            rows = stochastic_round(rows, self.lookup.physical(ids), self.config.train.seed, state.step)
+        table = self.lookup.write(state.table, ids, rows)
+        if state.slots is None or slots is None:
+            return table, None
+        return table, self.lookup.write(state.slots, ids, slots)
 
     def _add_l2(self, gradient: Any, weights: Any) -> Any:
         """Adds l2 x weight, the gradient of (l2 / 2) |w|^2, to table and kernels, never to biases or BatchNorm."""
@@ -181,5 +188,5 @@ class Engine:
 
     def _eval_step(self, state: TrainState, batch: Batch) -> jax.Array:
         """Logits [B] of the trained model, on every device."""
-        unique = lookup.gather_unique(state.table, batch.unique)
-        return self._logits(unique, state.params, state.stats, batch, None)[0]
+        rows = self.lookup.read(state.table, self.lookup.requests(batch.unique)).astype(self.dtype)
+        return self._logits(rows, state.params, state.stats, batch, None)[0]

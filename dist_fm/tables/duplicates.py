@@ -1,0 +1,67 @@
+"""Sums over rows that occur several times, without a scatter that has duplicate indices."""
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_vjp
+def _take_sorted(rows: jax.Array, inverse: jax.Array) -> jax.Array:
+    return rows[inverse]
+
+
+def _take_forward(rows: jax.Array, inverse: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return rows[inverse], (inverse, rows[:, :0])
+
+
+def _take_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, None]:
+    inverse, like = saved
+    count = like.shape[0]
+    flat = inverse.reshape(-1)
+    order = jnp.argsort(flat, stable=True)
+    ids, totals = flat[order], _segment_totals(flat[order], gradient.reshape(flat.size, -1)[order])
+    # The last of a run of equal ids holds their sum: an id that does not occur keeps zero, the others go out of range.
+    target = jnp.where(_is_last(ids), ids, count + jnp.arange(flat.size))
+    summed = jnp.zeros((count, totals.shape[1]), totals.dtype)
+    return summed.at[target].set(totals, mode="drop", unique_indices=True), None
+
+
+_take_sorted.defvjp(_take_forward, _take_backward)
+
+
+def take_rows(rows: jax.Array, inverse: jax.Array, *, sort: bool) -> jax.Array:
+    """``rows[inverse]``, [U, W] by [B, S] -> [B, S, W]; ``sort`` chooses how its transpose sums duplicates.
+
+    By a sort and a segmented scan, the same at every run and fast on a GPU; else by XLA's scatter-add, which on a CPU
+    is both repeatable and faster.
+    """
+    return _take_sorted(rows, inverse) if sort else rows[inverse]
+
+
+def sum_duplicates(
+    ids: jax.Array, rows: jax.Array, gradient: jax.Array, limit: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Each id below ``limit`` once, with its row and summed gradients; elsewhere distinct ids from ``limit`` on.
+
+    ``ids`` [N], ``rows`` and ``gradient`` [N, W]; equal ids bring equal rows. Rows and gradients of ids from ``limit``
+    on become zero.
+    """
+    order = jnp.argsort(ids, stable=True)
+    ids, totals = ids[order], _segment_totals(ids[order], gradient[order])
+    kept = _is_last(ids) & (ids < limit)
+    ids = jnp.where(kept, ids, limit + jnp.arange(ids.size, dtype=ids.dtype))
+    return ids, jnp.where(kept[:, None], rows[order], 0), jnp.where(kept[:, None], totals, 0)
+
+
+def _is_last(ids: jax.Array) -> jax.Array:
+    return jnp.concatenate([ids[1:] != ids[:-1], jnp.ones(1, bool)])
+
+
+def _segment_totals(ids: jax.Array, values: jax.Array) -> jax.Array:
+    """Running sums [N, W] within runs of equal ``ids`` [N]; the last of a run is its total."""
+    starts = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
+
+    def combine(left, right):
+        (left_starts, left_sum), (right_starts, right_sum) = left, right
+        return left_starts | right_starts, jnp.where(right_starts[:, None], right_sum, left_sum + right_sum)
+
+    return jax.lax.associative_scan(combine, (starts, values))[1]

@@ -1,0 +1,112 @@
+"""A function of the samples' rows, applied to the batch slice by slice, so that what it makes stays in the cache.
+
+Rows of a whole batch, [B, F, W], and what an interaction makes of them, [B, P, K], leave the cache of a CPU core; a few
+hundred samples' do not. The way back makes each slice again and adds its gradient to the unique rows in place.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dist_fm.tables.duplicates import take_rows
+from dist_fm.tables.spec import PerSample, RowLayout
+
+SLICE_FLOATS = 1 << 19  # 2 MiB: a slice's rows and what is made of them
+SMALLEST_SLICE = 32
+
+
+def slice_size(samples: int, floats: int) -> int:
+    """Samples a slice, of ``floats`` numbers each; all of ``samples`` where they are few."""
+    size = max(SLICE_FLOATS // max(floats, 1), SMALLEST_SLICE)
+    return size if size < samples else samples
+
+
+def map_samples(
+    function: PerSample,
+    unique: jax.Array,
+    network: Any,
+    inverse: jax.Array,
+    values: jax.Array | None,
+    samples: Any,
+    *,
+    slot_fields: np.ndarray,
+    layout: RowLayout,
+    size: int,
+    sort: bool,
+) -> Any:
+    """``function`` of the field rows of each sample: the sum over a field's slots of value x row.
+
+    ``unique`` [U, W]; ``inverse`` and ``values`` [b, S]; ``samples`` pytree of [b, ...], not differentiated; ``size``
+    samples at a time. ``sort`` says how duplicates' gradients are summed (`take_rows`).
+    """
+
+    def of_rows(rows: jax.Array, network: Any, values: jax.Array | None, samples: Any) -> Any:
+        if values is not None:
+            rows = rows * values[:, :, None].astype(rows.dtype)
+        return function(_columns(_sum_slots(rows, slot_fields), layout), network, samples)
+
+    if size >= len(inverse):
+        return of_rows(take_rows(unique, inverse, sort=sort), network, values, samples)
+
+    @jax.custom_vjp
+    def sliced(unique: jax.Array, network: Any, by_sample: Any) -> Any:
+        def one(part: Any) -> Any:
+            inverse, values, samples = part
+            return of_rows(unique[inverse], network, values, samples)
+
+        full, rest = _cut(by_sample, size)
+        outputs = jax.tree.map(_uncut, jax.lax.map(one, full))
+        return outputs if rest is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b]), outputs, one(rest))
+
+    def forward(unique: jax.Array, network: Any, by_sample: Any) -> tuple[Any, Any]:
+        return sliced(unique, network, by_sample), (unique, network, by_sample)
+
+    def backward(saved: Any, gradient: Any) -> Any:
+        unique, network, by_sample = saved
+
+        def add(sums: Any, part: Any) -> tuple[Any, None]:
+            unique_sum, network_sum = sums
+            (inverse, values, samples), gradient = part
+            rows = unique[inverse]
+            pull = jax.vjp(lambda rows, network: of_rows(rows, network, values, samples), rows, network)[1]
+            rows_gradient, network_gradient = pull(gradient)
+            unique_sum = unique_sum.at[inverse].add(rows_gradient)
+            return (unique_sum, jax.tree.map(jnp.add, network_sum, network_gradient)), None
+
+        full, rest = _cut((by_sample, gradient), size)
+        sums = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, (unique, network)), full)[0]
+        if rest is not None:
+            sums = add(sums, rest)[0]
+        return *sums, None
+
+    sliced.defvjp(forward, backward)
+    return sliced(unique, network, (inverse, values, samples))
+
+
+def _cut(tree: Any, size: int) -> tuple[Any, Any]:
+    """Arrays [b, ...] as [n, size, ...], and what is left over, if anything."""
+    samples = len(jax.tree.leaves(tree)[0])
+    whole = samples // size * size
+    full = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), tree)
+    return full, None if whole == samples else jax.tree.map(lambda x: x[whole:], tree)
+
+
+def _uncut(x: jax.Array) -> jax.Array:
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _columns(rows: jax.Array, layout: RowLayout) -> dict[str, jax.Array]:
+    """Cuts physical rows [..., W] into the model's columns by name."""
+    return {name: rows[..., part] for name, part in layout.slices.items()}
+
+
+def _sum_slots(rows: jax.Array, slot_fields: np.ndarray) -> jax.Array:
+    """[B, S, W] -> [B, F, W]; the identity when every field has one slot."""
+    fields = int(slot_fields[-1]) + 1
+    if len(slot_fields) == fields:
+        return rows
+    bounds = np.searchsorted(slot_fields, np.arange(fields + 1))
+    parts = [rows[:, a:b].sum(1, keepdims=True) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return jnp.concatenate(parts, 1)

@@ -1,0 +1,160 @@
+"""The same answer however the table lies: replicated, sharded, on one device, several, or several hosts; in float64.
+
+Hosts are the first axis of a mesh of devices within this process. Each host makes its own unique ids, so what they
+share must be found and summed.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import host_batch, make_config, make_schema
+
+from dist_fm.models import MODELS
+from dist_fm.parallel.mesh import make_mesh
+from dist_fm.tables.rules import ROW_OPTIMIZERS
+from dist_fm.training.in_flight import bounded
+from dist_fm.training.step import Engine
+
+STEPS, BATCH = 200, 96
+SCHEMA = make_schema((400, 300, 90))
+ONE = ((1, 1), "replicated")
+FAST = [((1, 4), "sharded"), ((1, 4), "replicated")]
+HOSTS = [((2, 2), "sharded"), ((2, 2), "replicated"), ((4, 1), "sharded"), ((4, 1), "replicated")]
+MORE = [((1, n), placement) for n in (2, 8) for placement in ("sharded", "replicated")]
+
+
+def engine_on(mesh, placement, model="deepfm", rule="adagrad", update="sparse", dtype=jnp.float64, **sections):
+    """Engines differ by mesh and placement alone; the network's optimizer is the row rule's namesake, or Adam."""
+    tables = {"update": update, "placement": placement, **({"optimizer": rule} if update == "sparse" else {})}
+    network = rule if rule in ("sgd", "adagrad") else "adam"
+    optimizer = {"name": network, "lr": 0.02, "l2_embedding": 1e-3, "clip_norm": 1.0}
+    config = make_config(model, sections={"tables": tables, "optimizer": optimizer, **sections})
+    hosts, devices = mesh
+    return Engine(config, SCHEMA, make_mesh(jax.devices()[: hosts * devices], hosts), dtype=dtype)
+
+
+def batch(spec, step):
+    """Every kind in turn: plain, padded, few ids, one id a field, all ids on the first of eight shards, empty slots."""
+    real = BATCH if step % 3 else BATCH - 29
+    made = host_batch(SCHEMA, real, BATCH, seed=step)
+    fields = SCHEMA.fields
+    if step % 10 in (3, 4):
+        few = 4 if step % 10 == 3 else 1
+        for i, field in enumerate(fields):
+            made["rows"][:real, i] = field.offset + np.arange(real) % few
+    if step % 10 == 6:
+        owner = spec.physical(np.arange(spec.rows)) // (spec.padded_rows // 8)
+        for i, field in enumerate(fields):
+            own = [row for row in range(field.offset, field.offset + field.rows) if owner[row] == 0]
+            made["rows"][:real, i] = np.resize(own, real)
+    if step % 10 == 8:
+        made["rows"][::5, 1] = -1
+    return made
+
+
+def train(engine, start, steps=STEPS):
+    """Losses and the final state, as NumPy arrays by name."""
+    state = jax.device_put(start, engine.shardings)
+    prepared = [engine.prepare(batch(engine.spec, step)) for step in range(steps)]
+
+    def send():
+        nonlocal state
+        for one in prepared:
+            state, metrics = engine.train_step(state, engine.place(one))
+            yield metrics
+
+    losses = [float(metrics.loss) for metrics in bounded(send())]
+    arrays = {jax.tree_util.keystr(path): np.asarray(a) for path, a in jax.tree_util.tree_leaves_with_path(state)}
+    return np.array(losses), arrays, {one.unique.size for one in prepared}
+
+
+@functools.cache
+def on_one_device(model, rule, update="sparse"):
+    engine = engine_on(*ONE, model, rule, update)
+    start = jax.device_get(engine.init())
+    return start, *train(engine, start)
+
+
+def check(mesh, placement, model="deepfm", rule="adagrad", update="sparse"):
+    with jax.enable_x64(True):
+        start, losses, arrays, sizes = on_one_device(model, rule, update)
+        assert len(sizes) > 1, "batches of one bucket only: the test has lost its overflow"
+        engine = engine_on(mesh, placement, model, rule, update)
+        found_losses, found, _ = train(engine, start)
+    np.testing.assert_allclose(found_losses, losses, rtol=1e-9)
+    assert found.keys() == arrays.keys()
+    for name, array in found.items():
+        if rule not in ("sgd", "adagrad") and "hidden" in name and "bias" in name:
+            continue  # feeds a BatchNorm: its gradient is rounding noise, which Adam makes large
+        np.testing.assert_allclose(array, arrays[name], rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("mesh, placement", FAST)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model(model, mesh, placement):
+    check(mesh, placement, model)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in ROW_OPTIMIZERS if rule != "adagrad"])
+def test_every_row_optimizer(rule):
+    check(*FAST[0], rule=rule)
+
+
+@pytest.mark.parametrize("mesh, placement", HOSTS[:2])
+def test_two_hosts(mesh, placement):
+    check(mesh, placement, rule="adam")
+
+
+def test_dense_updates_of_a_sharded_table():
+    check((2, 2), "sharded", rule="adam", update="dense")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh, placement", [*FAST, *HOSTS, *MORE])
+@pytest.mark.parametrize("rule", ROW_OPTIMIZERS)
+@pytest.mark.parametrize("model", MODELS)
+def test_the_full_product(model, rule, mesh, placement):
+    if mesh[0] * mesh[1] > len(jax.devices()):
+        pytest.skip(f"needs JAX_NUM_CPU_DEVICES={mesh[0] * mesh[1]}")
+    check(mesh, placement, model, rule)
+
+
+@pytest.mark.parametrize("model", ["deepfm", "fm"])
+def test_float32_losses_of_20_steps(model):
+    engine = engine_on(*ONE, model, "adam", dtype=jnp.float32)
+    start = jax.device_get(engine.init())
+    losses = train(engine, start, 20)[0]
+    for mesh, placement in [FAST[0], HOSTS[0]]:
+        found = train(engine_on(mesh, placement, model, "adam", dtype=jnp.float32), start, 20)[0]
+        np.testing.assert_allclose(found, losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mesh, placement", [*FAST, HOSTS[0]])
+def test_the_first_table_is_the_same_and_none_holds_more_than_its_shard(mesh, placement):
+    one, engine = engine_on(*ONE, dtype=jnp.float32), engine_on(mesh, placement, dtype=jnp.float32)
+    table = engine.init().table
+    assert np.array_equal(table, one.init().table)
+    shards = 4 if placement == "sharded" else 1
+    assert {shard.data.shape[0] for shard in table.addressable_shards} == {engine.spec.padded_rows // shards}
+
+
+def test_a_run_twice_gives_the_same_bits():
+    ends = []
+    for _ in range(2):
+        engine = engine_on(*FAST[0], rule="adam", dtype=jnp.float32)
+        ends.append(train(engine, jax.device_get(engine.init()), 50)[1])
+    assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.mark.parametrize("mesh, placement", [ONE, *HOSTS[:2]])
+def test_duplicates_summed_by_sorting_give_the_same_step(mesh, placement):
+    """The way of GPUs, taken here on the CPU."""
+    with jax.enable_x64(True):
+        start, losses, arrays, _ = on_one_device("fm", "adam")
+        engine = engine_on(mesh, placement, "fm", "adam")
+        engine.lookup.sorts = True
+        found_losses, found, _ = train(engine, start, 40)
+    np.testing.assert_allclose(found_losses, losses[:40], rtol=1e-9)
