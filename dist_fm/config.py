@@ -52,7 +52,9 @@ class TablesConfig:
         help="how table rows are stored; bfloat16 rows are rounded stochastically, their slots and sums stay float32",
     )
     optimizer: str = _key("", "row optimizer of sparse updates, NAME[:KEY=VALUE ...]; default: optimizer.name")
-    columns: tuple[str, ...] = _key((), "row optimizers by table column: COLUMN=NAME[:KEY=VALUE ...], also lr=")
+    columns: tuple[str, ...] = _key(
+        (), "row optimizers by table column: COLUMN=NAME[:KEY=VALUE ...], also lr= and max_norm="
+    )
 
 
 @dataclasses.dataclass(frozen=True)

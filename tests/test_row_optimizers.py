@@ -205,3 +205,12 @@ def test_unknown_column_and_dense_only_optimizer_are_refused():
         make_engine("fm", 1, sections={"tables": {"update": "sparse", "columns": ["linaer=sgd"]}})
     with pytest.raises(UserError, match="adamw has no sparse form"):
         make_engine("fm", 1, sections={"tables": {"update": "sparse"}, "optimizer": {"name": "adamw"}})
+
+
+def test_ftrl_is_refused_with_warm_up():
+    with pytest.raises(UserError, match="ftrl divides by the learning rate"):
+        make_engine(
+            "fm",
+            1,
+            sections={"tables": {"update": "sparse", "columns": ["linear=ftrl"]}, "optimizer": {"warmup_steps": 5}},
+        )

@@ -7,6 +7,7 @@ from flax import nnx
 from dist_fm.layers.dense import dense
 from dist_fm.layers.dropout import keep_mask
 from dist_fm.layers.fm import pair_products
+from dist_fm.layers.products import matmul
 
 
 class PairAttention(nnx.Module):
@@ -42,10 +43,10 @@ class PairAttention(nnx.Module):
         batch, _, width = x.shape
         # Samples last: every operation is then over long, contiguous runs, and W a single matrix product.
         products = pair_products(x.transpose(2, 1, 0), axis=1)
-        hidden = self.hidden.kernel[...].T @ products.reshape(width, -1)
+        hidden = matmul(self.hidden.kernel[...].T, products.reshape(width, -1))
         if self.hidden.bias is not None:
             hidden = hidden + self.hidden.bias[...][:, None]
-        scores = self.projection.kernel[...].T @ jax.nn.relu(hidden)
+        scores = matmul(self.projection.kernel[...].T, jax.nn.relu(hidden))
         if self.projection.bias is not None:
             scores = scores + self.projection.bias[...][:, None]
         scores = jax.nn.softmax(scores.reshape(self.pairs, batch), axis=0)

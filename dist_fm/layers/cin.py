@@ -10,6 +10,7 @@ from dist_fm.errors import UserError
 from dist_fm.layers.dense import bias_init, weight_init
 from dist_fm.layers.fm import pair_order, pair_products
 from dist_fm.layers.mlp import ACTIVATIONS
+from dist_fm.layers.products import matmul
 
 
 class CINLayer(nnx.Module):
@@ -90,7 +91,7 @@ class CIN(nnx.Module):
                 products = jnp.concatenate([jnp.square(x), pair_products(x, axis=0)])
             else:
                 products = (x[:, None] * maps[None]).reshape(fields * len(maps), -1)
-            output = maps = ACTIVATIONS[self.activation](kernel @ products + bias)
+            output = maps = ACTIVATIONS[self.activation](matmul(kernel, products) + bias)
             if self.split_half and i < len(weights) - 1:
                 output, maps = jnp.split(maps, 2)
             outputs.append(output.reshape(-1, batch, width).sum(axis=2).T)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dist_fm.errors import UserError, nearest
+from dist_fm.layers.products import dot_general
 from dist_fm.tables.spec import Initializer, normal, uniform, zeros
 
 LAYER_INITS = ("torch", "xavier_normal")
@@ -34,6 +35,7 @@ def dense(in_features: int, out_features: int, *, layer_init: str, rngs: nnx.Rng
         use_bias=use_bias,
         kernel_init=weight_init(layer_init, in_features, out_features),
         bias_init=bias_init(layer_init, in_features),
+        dot_general=dot_general,
         rngs=rngs,
     )
 

@@ -10,6 +10,7 @@ import optax
 from dist_fm.config import Config, OptimizerConfig
 from dist_fm.errors import UserError, nearest
 from dist_fm.tables.optimizers import ROW_OPTIMIZERS, TableOptimizer, parse_rule
+from dist_fm.tables.rules import FTRL
 from dist_fm.tables.spec import RowLayout
 
 _BUILDERS = {
@@ -78,6 +79,8 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
 def make_table_optimizer(config: Config, layout: RowLayout) -> TableOptimizer | None:
     """The row rules of ``tables.optimizer`` and ``tables.columns``; None where updates are dense."""
     if config.tables.update != "sparse":
+        if config.tables.dtype == "bfloat16":
+            raise UserError("--tables.dtype=bfloat16 rounds rows as they are updated: it needs --tables.update=sparse")
         return None
     optimizer = config.optimizer
     if not config.tables.optimizer and optimizer.name not in ROW_OPTIMIZERS:
@@ -93,4 +96,9 @@ def make_table_optimizer(config: Config, layout: RowLayout) -> TableOptimizer | 
         if column not in layout.columns:
             raise UserError(f"--tables.columns={text}: the model has no such column; {nearest(column, layout.columns)}")
         rules[column] = parse_rule(rule, optimizer.lr, {}, f"--tables.columns={column}")
+    if optimizer.warmup_steps and any(isinstance(rule.optimizer, FTRL) for rule in rules.values()):
+        raise UserError(
+            f"--optimizer.warmup_steps={optimizer.warmup_steps}: ftrl divides by the learning rate, and warm-up "
+            "starts at 0; use 0 warm-up steps, or another rule than ftrl"
+        )
     return TableOptimizer(layout, rules)

@@ -17,6 +17,7 @@ from dist_fm.config import Config
 from dist_fm.data.pipeline import Batch, place
 from dist_fm.data.records import HostBatch
 from dist_fm.data.schema import Schema
+from dist_fm.layers.products import in_bfloat16
 from dist_fm.metrics.loss import sample_loss
 from dist_fm.models import get_model
 from dist_fm.tables.lookup import Lookup
@@ -112,8 +113,7 @@ class Engine:
         rows = self.lookup.rows(touched, batch.inverse, batch.values, self.schema.slot_fields)
         model = nnx.merge(self._graph, params, stats)
         rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
-        with jax.default_matmul_precision("BF16_BF16_F32" if self.config.train.bf16 else None):
-            logits = model(rows, batch, train=dropout is not None, rngs=rngs)
+        logits = model(rows, batch, train=dropout is not None, rngs=rngs)
         return logits, nnx.state(model, nnx.BatchStat)
 
     def _loss(self, trained: dict[str, Any], state: TrainState, batch: Batch) -> tuple[jax.Array, nnx.State]:
@@ -129,7 +129,8 @@ class Engine:
         ids = self.lookup.requests(batch.unique)
         rows = self.lookup.read(state.table, ids).astype(self.dtype)
         trained = {"table": rows, "network": state.params}
-        (loss, stats), gradient = jax.value_and_grad(self._loss, has_aux=True)(trained, state, batch)
+        with in_bfloat16(self.config.train.bf16):
+            (loss, stats), gradient = jax.value_and_grad(self._loss, has_aux=True)(trained, state, batch)
         ids, rows, gradient["table"] = self.lookup.merge(ids, rows, gradient["table"])
 
         weights = {"table": rows, "network": state.params}
@@ -189,4 +190,5 @@ class Engine:
     def _eval_step(self, state: TrainState, batch: Batch) -> jax.Array:
         """Logits [B] of the trained model, on every device."""
         rows = self.lookup.read(state.table, self.lookup.requests(batch.unique)).astype(self.dtype)
-        return self._logits(rows, state.params, state.stats, batch, None)[0]
+        with in_bfloat16(self.config.train.bf16):
+            return self._logits(rows, state.params, state.stats, batch, None)[0]
