@@ -26,7 +26,7 @@ test: lint
 	$(BIN)/pytest -n 2 -m 'not slow'
 
 test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	JAX_NUM_CPU_DEVICES=8 $(BIN)/pytest -m slow
 
 # Small enough for a few minutes on two cores; PEER_PYTHON=/path/to/python, one that has torchfm, also times torchfm.
 BENCH := $(BIN)/python tests/benchmarks
