@@ -59,10 +59,10 @@ def batch(spec, step):
     return made
 
 
-def train(engine, start, steps=STEPS):
+def train(engine, start, steps=range(STEPS)):
     """Losses and the final state, as NumPy arrays by name."""
     state = jax.device_put(start, engine.shardings)
-    prepared = [engine.prepare(batch(engine.spec, step)) for step in range(steps)]
+    prepared = [engine.prepare(batch(engine.spec, step)) for step in steps]
 
     def send():
         nonlocal state
@@ -130,11 +130,13 @@ def test_the_full_product(model, rule, mesh, placement):
 
 @pytest.mark.parametrize("model", ["deepfm", "fm"])
 def test_float32_losses_of_20_steps(model):
+    """Plain batches: where every sample has the same ids BatchNorm divides float32's rounding by sqrt(its epsilon)."""
+    plain = range(0, 200, 10)
     engine = engine_on(*ONE, model, "adam", dtype=jnp.float32)
     start = jax.device_get(engine.init())
-    losses = train(engine, start, 20)[0]
+    losses = train(engine, start, plain)[0]
     for mesh, placement in [FAST[0], HOSTS[0]]:
-        found = train(engine_on(mesh, placement, model, "adam", dtype=jnp.float32), start, 20)[0]
+        found = train(engine_on(mesh, placement, model, "adam", dtype=jnp.float32), start, plain)[0]
         np.testing.assert_allclose(found, losses, rtol=1e-5)
 
 
@@ -151,7 +153,7 @@ def test_a_run_twice_gives_the_same_bits():
     ends = []
     for _ in range(2):
         engine = engine_on(*FAST[0], rule="adam", dtype=jnp.float32)
-        ends.append(train(engine, jax.device_get(engine.init()), 50)[1])
+        ends.append(train(engine, jax.device_get(engine.init()), range(50))[1])
     assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
@@ -162,5 +164,5 @@ def test_duplicates_summed_by_sorting_give_the_same_step(mesh, placement):
         start, losses, arrays, _ = on_one_device("fm", "adam")
         engine = engine_on(mesh, placement, "fm", "adam")
         engine.lookup.sorts = True
-        found_losses, found, _ = train(engine, start, 40)
+        found_losses, found, _ = train(engine, start, range(40))
     np.testing.assert_allclose(found_losses, losses[:40], rtol=1e-9)
