@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dist_fm.errors import UserError
+from dist_fm.parallel.memory import keep_freed_memory
 
 BATCH = ("host", "device")
 # jaxlib 0.10 and 0.11 compile a float32 scatter-add with duplicates to a compare-and-swap loop on NVIDIA GPUs, hundreds
@@ -27,6 +28,7 @@ def start_devices(devices: int, platform: str = "auto") -> list[jax.Device]:
     flags = os.environ.get("XLA_FLAGS", "")
     if GPU_SCATTER_FLAG not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {GPU_SCATTER_FLAG}".strip()
+    keep_freed_memory()
     if platform == "cpu":
         jax.config.update("jax_platforms", "cpu")
     if devices and not _backend_started():

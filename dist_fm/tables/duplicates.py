@@ -5,7 +5,11 @@ import jax.numpy as jnp
 
 
 @jax.custom_vjp
-def _take_sorted(rows: jax.Array, inverse: jax.Array) -> jax.Array:
+def take_rows(rows: jax.Array, inverse: jax.Array) -> jax.Array:
+    """``rows[inverse]``, [U, W] by [B, S] -> [B, S, W], whose transpose sums duplicates by a sort and a segmented scan.
+
+    The same at every run and fast on a GPU; on a CPU XLA's scatter-add is both repeatable and faster.
+    """
     return rows[inverse]
 
 
@@ -25,16 +29,7 @@ def _take_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> t
     return summed.at[target].set(totals, mode="drop", unique_indices=True), None
 
 
-_take_sorted.defvjp(_take_forward, _take_backward)
-
-
-def take_rows(rows: jax.Array, inverse: jax.Array, *, sort: bool) -> jax.Array:
-    """``rows[inverse]``, [U, W] by [B, S] -> [B, S, W]; ``sort`` chooses how its transpose sums duplicates.
-
-    By a sort and a segmented scan, the same at every run and fast on a GPU; else by XLA's scatter-add, which on a CPU
-    is both repeatable and faster.
-    """
-    return _take_sorted(rows, inverse) if sort else rows[inverse]
+take_rows.defvjp(_take_forward, _take_backward)
 
 
 def sum_duplicates(

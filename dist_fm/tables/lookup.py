@@ -150,6 +150,8 @@ class LookedUp:
                 sort=lookup.sorts,
             )
 
+        if lookup.mesh.size == 1:  # XLA would keep the sums over one device, and copy for them
+            return local(self.owned, network, self.inverse, self.values, samples)
         specs = (lookup.unique, P(), split, split, split)
         mapped = jax.shard_map(local, mesh=lookup.mesh, in_specs=specs, out_specs=split, check_vma=False)
         return mapped(self.owned, network, self.inverse, self.values, samples)

@@ -6,13 +6,13 @@ Each column of a table has a rule (``dist_fm/tables/rules.py``), a learning rate
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dist_fm.errors import UserError, nearest
-from dist_fm.tables.rules import POSITIVE, ROW_OPTIMIZERS, Allowed, RowOptimizer, allowed_settings
+from dist_fm.tables.rules import POSITIVE, ROW_OPTIMIZERS, Allowed, RowOptimizer, Slots, allowed_settings
 from dist_fm.tables.spec import RowLayout
 
 
@@ -66,50 +66,71 @@ def bound_norms(rows: jax.Array, max_norm: float) -> jax.Array:
     return rows * jnp.where(norms > max_norm, max_norm / (norms + 1e-7), 1)
 
 
+class Group(NamedTuple):
+    """Neighbouring columns that are updated as one: ``part`` of the row, ``width`` floats, by one rule."""
+
+    name: str
+    part: slice
+    width: int
+    rule: ColumnRule
+
+
 @dataclasses.dataclass(frozen=True)
 class TableOptimizer:
-    """A rule for every column of a table; all slots of a row lie together, [R', S], in the order of the columns."""
+    """A rule for every column of a table.
+
+    Slots are arrays [R', w] by name, ``COLUMNS.SLOT`` such as ``linear+factors.m``: each an array of its own, which a
+    step reads, computes and writes without cutting or joining rows.
+    """
 
     layout: RowLayout
     rules: Mapping[str, ColumnRule]
 
     @property
-    def slot_slices(self) -> dict[tuple[str, str], slice]:
-        """Where slot (column, name) lies in a row of slots."""
-        slices, start = {}, 0
-        for column, about in self.layout.columns.items():
-            for name, (width, _) in self.rules[column].optimizer.slots(about.width).items():
-                slices[column, name] = slice(start, start + width)
-                start += width
-        return slices
+    def groups(self) -> list[Group]:
+        """The columns, neighbours joined where one rule treats each of their numbers by itself."""
+        groups: list[Group] = []
+        for column, part in self.layout.slices.items():
+            rule, width = self.rules[column], part.stop - part.start
+            last = groups[-1] if groups else None
+            if last is not None and rule == last.rule and _is_elementwise(rule):
+                joined = slice(last.part.start, part.stop)
+                groups[-1] = Group(f"{last.name}+{column}", joined, joined.stop - joined.start, rule)
+            else:
+                groups.append(Group(column, part, width, rule))
+        return groups
+
+    @property
+    def slots(self) -> dict[str, tuple[int, float]]:
+        """Width and first value of every slot array."""
+        return {
+            f"{group.name}.{name}": about
+            for group in self.groups
+            for name, about in group.rule.optimizer.slots(group.width).items()
+        }
 
     @property
     def width(self) -> int:
         """Slot floats a row."""
-        return max((part.stop for part in self.slot_slices.values()), default=0)
+        return sum(width for width, _ in self.slots.values())
 
-    def init(self, rows: int, dtype: Any) -> jax.Array | None:
-        """First slots [rows, S]; None when no rule has any."""
-        values = [
-            jnp.full((rows, width), value, dtype)
-            for column, about in self.layout.columns.items()
-            for width, value in self.rules[column].optimizer.slots(about.width).values()
-        ]
-        return jnp.concatenate(values, axis=1) if values else None
+    def init(self, rows: int, dtype: Any) -> Slots | None:
+        """First slots, each [rows, w]; None when no rule has any."""
+        return {name: jnp.full((rows, width), value, dtype) for name, (width, value) in self.slots.items()} or None
 
     def update(
-        self, rows: jax.Array, gradient: jax.Array, slots: jax.Array | None, lr: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """New rows [U, W] and slots [U, S] (None if there are none) from summed gradients [U, W]."""
-        parts, where = self.layout.slices, self.slot_slices
-        new_rows, new_slots = [], []
-        for column, rule in ((name, self.rules[name]) for name in self.layout.columns):
-            own = {}
-            if slots is not None:
-                own = {name: slots[:, part] for (owner, name), part in where.items() if owner == column}
-            part = parts[column]
+        self, rows: jax.Array, gradient: jax.Array, slots: Slots | None, lr: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Slots | None]:
+        """New rows [U, W] and slots, each [U, w] (None if there are none), from summed gradients [U, W]."""
+        new_rows, new_slots = [], {}
+        for name, part, width, rule in self.groups:
+            own = {slot: (slots or {})[f"{name}.{slot}"] for slot in rule.optimizer.slots(width)}
             rate = lr * rule.lr_factor
             updated, own = rule.optimizer.update(rows[:, part], gradient[:, part], own, rate, step)
             new_rows.append(bound_norms(updated, rule.max_norm) if rule.max_norm else updated)
-            new_slots += [own[name] for owner, name in where if owner == column]
-        return jnp.concatenate(new_rows, axis=1), jnp.concatenate(new_slots, axis=1) if new_slots else None
+            new_slots |= {f"{name}.{slot}": value for slot, value in own.items()}
+        return jnp.concatenate(new_rows, axis=1), new_slots or None
+
+
+def _is_elementwise(rule: ColumnRule) -> bool:
+    return rule.max_norm == 0 and all(width == 2 for width, _ in rule.optimizer.slots(2).values())

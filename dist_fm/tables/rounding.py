@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dist_fm.hashing import GOLDEN, mix
+
 _BEYOND = np.uint32(0x7F7F0000)  # float32 bits of bfloat16's largest finite number
-_COLUMN_STRIDE = np.uint32(0x9E3779B9)  # 2^32 / golden ratio, odd: columns start far apart
 
 
 def stochastic_round(x: jax.Array, rows: jax.Array, seed: int, step: jax.Array) -> jax.Array:
@@ -26,14 +27,7 @@ def stochastic_round(x: jax.Array, rows: jax.Array, seed: int, step: jax.Array) 
 def _random_bits(rows: jax.Array, width: int, seed: int, step: jax.Array) -> jax.Array:
     """Hashes uint32 [U, width] of (seed, step, row, column)."""
     low, high = jnp.uint32(seed & 0xFFFFFFFF), jnp.uint32(seed >> 32 & 0xFFFFFFFF)
-    step_key = _mix(step.astype(jnp.uint32) ^ _mix(low ^ _mix(high)))
+    step_key = mix(step.astype(jnp.uint32) ^ mix(low ^ mix(high)))
     # The step enters twice: by `^` alone, two steps would share all their bits between rows r and r ^ constant.
-    row_keys = _mix(rows.astype(jnp.uint32) ^ step_key) + _mix(step_key + _COLUMN_STRIDE)
-    return _mix(row_keys[:, None] + _COLUMN_STRIDE * jnp.arange(width, dtype=jnp.uint32))
-
-
-def _mix(x: jax.Array) -> jax.Array:
-    """A bijection of uint32 that spreads every bit over all (C. Wellons, hash-prospector, "lowbias32")."""
-    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
-    return x ^ (x >> 16)
+    row_keys = mix(rows.astype(jnp.uint32) ^ step_key) + mix(step_key + GOLDEN)
+    return mix(row_keys[:, None] + GOLDEN * jnp.arange(width, dtype=jnp.uint32))

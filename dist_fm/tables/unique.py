@@ -36,23 +36,29 @@ def unique_rows(rows: np.ndarray, spec: TableSpec, layout: UniqueLayout = ONE_DE
 
 def _sorted_unique(rows: np.ndarray, spec: TableSpec) -> tuple[np.ndarray, np.ndarray]:
     """Sorted unique physical rows [n] and the index of each slot's own, flat; n for an empty slot."""
-    # One sort of packed (row, position) keys: NumPy's vectorised int64 sort beats argsort, and np.unique, several-fold.
-    packed = rows.reshape(-1).astype(np.int64)
-    empty = packed < 0
-    packed *= spec.multiplier
-    packed %= spec.padded_rows
-    packed[empty] = spec.padded_rows
-    packed <<= 32
-    packed |= np.arange(packed.size)
-    packed.sort()
-    ids = packed >> 32
-    starts = np.empty(ids.size, bool)
-    starts[:1] = True
-    np.not_equal(ids[1:], ids[:-1], out=starts[1:])
+    ids, positions = _sort(rows.reshape(-1).astype(np.int64))
+    starts = np.empty(ids.size + 1, bool)
+    starts[0] = starts[-1] = True
+    np.not_equal(ids[1:], ids[:-1], out=starts[1:-1])
+    starts = np.flatnonzero(starts)
+    logical = ids[starts[:-1]]
+    # The physical rows of the unique alone: a division for each slot would cost as much as the sort.
+    empty = int(np.searchsorted(logical, 0))  # sorted, so that empty slots come first
+    found, order = _sort(logical[empty:] * spec.multiplier % spec.padded_rows)
+    rank = np.full(logical.size, found.size, np.int32)
+    rank[empty + order] = np.arange(found.size, dtype=np.int32)
     inverse = np.empty(ids.size, np.int32)
-    inverse[packed & 0xFFFFFFFF] = np.cumsum(starts, dtype=np.int32) - 1
-    found = ids[starts]
-    return found[: found.size - (found.size > 0 and found[-1] == spec.padded_rows)], inverse
+    inverse[positions] = np.repeat(rank, np.diff(starts))
+    return found, inverse
+
+
+def _sort(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted ``keys``, int64 below 2^31, and where each came from; overwrites ``keys``."""
+    # Keys packed with their positions: NumPy's vectorised int64 sort beats argsort, and np.unique, several-fold.
+    keys <<= 32
+    keys |= np.arange(keys.size)
+    keys.sort()
+    return keys >> 32, keys & 0xFFFFFFFF
 
 
 def _whole(found: list[np.ndarray], spec: TableSpec, layout: UniqueLayout) -> tuple[np.ndarray, list[None]]:

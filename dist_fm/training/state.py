@@ -15,7 +15,7 @@ class TrainState:
 
     step: jax.Array  # int32 scalar
     table: jax.Array  # [R', W]
-    slots: jax.Array | None  # [R', S] of the row optimizers; None where updates are dense, or the rule has no slots
+    slots: dict[str, jax.Array] | None  # [R', w] each, of the row optimizers; None where there are none
     params: nnx.State  # the network
     stats: nnx.State  # BatchNorm's running statistics
     optimizer: Any  # optax's state
@@ -23,6 +23,11 @@ class TrainState:
 
     @classmethod
     def create(
-        cls, table: jax.Array, slots: jax.Array | None, params: nnx.State, stats: nnx.State, optimizer: Any
+        cls,
+        table: jax.Array,
+        slots: dict[str, jax.Array] | None,
+        params: nnx.State,
+        stats: nnx.State,
+        optimizer: Any,
     ) -> "TrainState":
         return cls(jnp.zeros((), jnp.int32), table, slots, params, stats, optimizer, jnp.ones((), jnp.float32))

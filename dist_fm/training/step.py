@@ -22,6 +22,7 @@ from dist_fm.metrics.loss import sample_loss
 from dist_fm.models import get_model
 from dist_fm.tables.lookup import Lookup
 from dist_fm.tables.rounding import stochastic_round
+from dist_fm.tables.rules import Slots
 from dist_fm.training.optimizer import make_optimizer, make_schedule, make_table_optimizer, weights_mask
 from dist_fm.training.placement import is_sharded, table_spec
 from dist_fm.training.state import TrainState
@@ -153,18 +154,16 @@ class Engine:
 
     def _update_rows(
         self, state: TrainState, ids: jax.Array, rows: jax.Array, gradient: jax.Array
-    ) -> tuple[jax.Array, jax.Array | None]:
+    ) -> tuple[jax.Array, Slots | None]:
         """Table and slots after one update of the touched rows."""
         assert self.row_optimizer is not None
         lr = jnp.asarray(self.schedule(state.step) * state.lr_scale, self.dtype)
-        slots = None if state.slots is None else self.lookup.read(state.slots, ids)
+        slots = jax.tree.map(lambda slot: self.lookup.read(slot, ids), state.slots)
         rows, slots = self.row_optimizer.update(rows, gradient, slots, lr, state.step)
         if self.spec.dtype == jnp.bfloat16:
             rows = stochastic_round(rows, self.lookup.physical(ids), self.config.train.seed, state.step)
-        table = self.lookup.write(state.table, ids, rows)
-        if state.slots is None or slots is None:
-            return table, None
-        return table, self.lookup.write(state.slots, ids, slots)
+        write = lambda old, new: self.lookup.write(old, ids, new)
+        return write(state.table, rows), jax.tree.map(write, state.slots, slots)
 
     def _add_l2(self, gradient: Any, weights: Any) -> Any:
         """Adds l2 x weight, the gradient of (l2 / 2) |w|^2, to table and kernels, never to biases or BatchNorm."""
