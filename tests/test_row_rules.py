@@ -24,10 +24,10 @@ def train(text, table, touched, gradients):
     table, slots = jnp.asarray(table, jnp.float32), optimizer.init(len(table), jnp.float32)
     for step, (rows, gradient) in enumerate(zip(touched, gradients, strict=True)):
         rows = np.asarray(rows)
-        own = jax.tree.map(lambda slot: slot[rows], slots)
+        own = None if slots is None else {name: slot[rows] for name, slot in slots.items()}
         new, own = update(table[rows], jnp.asarray(gradient[rows], jnp.float32), own, jnp.float32(LR), jnp.int32(step))
         table = table.at[rows].set(new)
-        slots = jax.tree.map(lambda slot, new: slot.at[rows].set(new), slots, own)
+        slots = None if slots is None else {name: slot.at[rows].set(own[name]) for name, slot in slots.items()}
     return np.asarray(table), jax.tree.map(np.asarray, slots)
 
 

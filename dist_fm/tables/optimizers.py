@@ -122,7 +122,8 @@ class TableOptimizer:
         self, rows: jax.Array, gradient: jax.Array, slots: Slots | None, lr: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Slots | None]:
         """New rows [U, W] and slots, each [U, w] (None if there are none), from summed gradients [U, W]."""
-        new_rows, new_slots = [], {}
+        new_rows: list[jax.Array] = []
+        new_slots: Slots = {}
         for name, part, width, rule in self.groups:
             own = {slot: (slots or {})[f"{name}.{slot}"] for slot in rule.optimizer.slots(width)}
             rate = lr * rule.lr_factor
