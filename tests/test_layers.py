@@ -14,7 +14,7 @@ from dist_fm.layers.attention import PairAttention
 from dist_fm.layers.batch_norm import BatchNorm
 from dist_fm.layers.cin import CIN
 from dist_fm.layers.dense import FirstOrder, bias_init, weight_init
-from dist_fm.layers.dropout import dropout
+from dist_fm.layers.dropout import dropout, keep_mask
 from dist_fm.layers.field_aware import field_aware_pair_sum, field_aware_products, partner_vectors
 from dist_fm.layers.fm import bi_interaction, pair_order, pair_products, pair_sum
 from dist_fm.layers.mlp import MLP
@@ -232,6 +232,22 @@ def test_dropout_of_a_sample_depends_on_its_position_alone(shape):
     with jax.enable_x64(False):
         float32 = drop(8, np.float32)
     np.testing.assert_array_equal(drop(8), float32)
+
+
+def test_dropout_bits_are_independent_of_steps_neighbours_and_columns():
+    """At rate 1/2, two masks agree on half of the elements: within five standard deviations of 2^20 coin flips."""
+    keys = [jax.random.fold_in(jax.random.key(1), step) for step in range(12)]
+    masks = np.stack([keep_mask((1024, 1024), 0.5, train=True, rngs=nnx.Rngs(dropout=key)) for key in keys])
+    bound = 5 * 0.5 / 1024
+    pairs = [(masks[i], masks[j]) for i in range(12) for j in range(i)]
+    pairs += [(masks[0][1:], masks[0][:-1]), (masks[0][:, 1:], masks[0][:, :-1]), (masks[0], masks[0].T)]
+    for one, other in pairs:
+        assert abs((one == other).mean() - 0.5) < 1.5 * bound
+    for axis in (1, 2):  # no row and no column is favoured
+        assert abs(masks.mean(axis) - 0.5).max() < 5.5 * 0.5 / 32
+    for rate in (0.01, 0.9):
+        kept = keep_mask((1024, 1024), rate, train=True, rngs=nnx.Rngs(dropout=7)).mean()
+        assert abs(kept - (1 - rate)) < bound
 
 
 def test_layer_init():

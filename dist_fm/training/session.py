@@ -50,6 +50,8 @@ def train(config: Config) -> Result:
     print(f"devices: {describe(mesh)}", flush=True)
     engine = Engine(config, schema, mesh)
     print(describe_run(config, schema, engine, stores["train"].rows, run), flush=True)
+    import grain  # noqa: F401  # takes seconds, which the first batch would else be timed with
+
     run.create(config, data)  # nothing was written before everything had been checked
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
