@@ -27,15 +27,14 @@ def losses(model, devices, start):
     return found
 
 
+@pytest.mark.parametrize("devices", [4, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", MODELS)
-def test_losses_of_20_steps_are_the_same_on_1_2_and_4_devices(model):
-    start = jax.device_get(
-        make_engine(model, 1).init()
-    )  # drawn once: compiling the draws takes as long as compiling the step
+def test_losses_of_20_steps_are_the_same_on_several_devices(model, devices):
+    # Drawn once: compiling the draws takes as long as compiling the step.
+    start = jax.device_get(make_engine(model, 1).init())
     one = losses(model, 1, start)
     assert len(set(one)) == STEPS
-    for devices in (2, 4):
-        np.testing.assert_allclose(losses(model, devices, start), one, rtol=1e-5)
+    np.testing.assert_allclose(losses(model, devices, start), one, rtol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["deepfm", "nfm"])  # every model by itself: tests/test_models.py

@@ -59,7 +59,7 @@ def test_bfloat16_rows_are_updated_sparsely_and_keep_float32_slots():
     assert np.mean(ends[0][0] == ends[1][0]) > 0.98
 
 
-@pytest.mark.parametrize("model", ["deepfm", "xdeepfm", "afm"])
+@pytest.mark.parametrize("model", ["deepfm", "afm", pytest.param("xdeepfm", marks=pytest.mark.slow)])
 def test_bf16_multiplies_in_bfloat16_and_trains(model):
     batch = host_batch(LARGE, 96, 96)
     losses, logits = [], []
