@@ -10,25 +10,22 @@ import subprocess
 import sys
 import types
 
+import analysis
+import common
 import jax
 import jax.numpy as jnp
+import load
 import numpy as np
 import pytest
+import shapes
+import step
+import tables
+import work
 from conftest import make_engine, make_schema
 
+from dist_fm.errors import UserError
+
 BENCHMARKS = pathlib.Path(__file__).parent / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import analysis  # noqa: E402
-import common  # noqa: E402
-import load  # noqa: E402
-import shapes  # noqa: E402
-import step  # noqa: E402
-import tables  # noqa: E402
-import work  # noqa: E402
-
-from dist_fm.errors import UserError  # noqa: E402
-
 TINY = ["--shape=movielens", "--batch=64", "--steps=3"]
 
 

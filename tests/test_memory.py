@@ -1,11 +1,11 @@
 """Freed memory is kept for the next step, unless the user has settings of malloc's."""
 
 import os
+import platform
 import subprocess
 import sys
 
-import pytest
-
+IS_GLIBC = platform.libc_ver()[0] == "glibc"
 # A thread, as XLA's and the loader's: page faults of taking and freeing 30 MB, 20 times, after a first time.
 SCRIPT = """
 import resource, threading
@@ -25,7 +25,6 @@ thread.join()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_freed_arrays_are_reused_without_page_faults():
     faults = {}
     for own in (True, False):
@@ -34,6 +33,7 @@ def test_freed_arrays_are_reused_without_page_faults():
             env["MALLOC_TRIM_THRESHOLD_"] = "131072"  # a setting of the user's own is left alone
         said = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=True)
         taken, count = said.stdout.split()
-        assert taken == str(own)
+        assert taken == str(own and IS_GLIBC)
         faults[own] = int(count)
-    assert faults[True] < 1_000 < faults[False], faults
+    if IS_GLIBC:
+        assert faults[True] < 1_000 < faults[False], faults

@@ -1,7 +1,7 @@
 """From a source to batches on the mesh: Grain reads and prepares in threads, one thread places them on the devices."""
 
 import collections
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
@@ -79,11 +79,17 @@ class Taker(Protocol):
 
 def batches(source: Source, taker: Taker, *, start: int = 0, threads: int = 2) -> Generator[Batch, None, None]:
     """Batches ``start``, ``start + 1``, ... of ``source``, prepared in ``threads`` threads, on the taker's devices."""
-    import grain  # here, so that what only steps (benchmarks on machines without Grain) need not have it
+    # Here, so that what only steps (benchmarks on machines without Grain) need not have it; and not in the generator,
+    # as it takes seconds, with which the first batch would be timed.
+    import grain
 
     dataset = grain.MapDataset.source(source)[start:].map(taker.prepare)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD)
-    iterator = iter(dataset.to_iter_dataset(options))
+    return _read(dataset.to_iter_dataset(options), taker)
+
+
+def _read(dataset: Iterable[Batch], taker: Taker) -> Generator[Batch, None, None]:
+    iterator = iter(dataset)
     try:
         yield from placed(iterator, taker)
     finally:

@@ -1,11 +1,10 @@
 """Attention over pairs of fields."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from dist_fm.layers.dense import dense
-from dist_fm.layers.dropout import keep_mask
+from dist_fm.layers.dropout import drop, keep_mask
 from dist_fm.layers.fm import pair_products
 from dist_fm.layers.products import matmul
 
@@ -50,6 +49,5 @@ class PairAttention(nnx.Module):
         if self.projection.bias is not None:
             scores = scores + self.projection.bias[...][:, None]
         scores = jax.nn.softmax(scores.reshape(self.pairs, batch), axis=0)
-        if keep is not None:
-            scores = jnp.where(keep.T, scores / (1.0 - self.dropout), 0)
+        scores = drop(scores, None if keep is None else keep.T, self.dropout)
         return (scores * products).sum(axis=1).T

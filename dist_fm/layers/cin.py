@@ -68,7 +68,6 @@ class CIN(nnx.Module):
             ]
         )
         self.features = sum(fed) + layer_sizes[-1]
-        self.num_fields = num_fields
         self._products = num_fields * max((num_fields + 1) // 2, *fed, 1)
 
     def floats(self, embed_dim: int) -> int:

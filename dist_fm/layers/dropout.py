@@ -14,10 +14,14 @@ def dropout(x: jax.Array, rate: float, *, train: bool, rngs: nnx.Rngs | None) ->
     """Zeroes each number with probability ``rate`` and divides the others by ``1 - rate``, when ``train``.
 
     The bits of element n are a hash of (key, n) alone: samples appended at the end of the batch, or a batch split over
-    devices, leave every other sample's mask as it was. JAX's own bits are as good, but cost a CPU ten times as much,
-    which on a mask of every pair of fields is most of a step.
+    devices, leave every other sample's mask as it was. JAX's own bits take a CPU seventy times as long: 108 ms, not
+    1.5, for a mask [2048, 2964], which is FNFM's at Criteo's 39 fields.
     """
-    keep = keep_mask(x.shape, rate, train=train, rngs=rngs)
+    return drop(x, keep_mask(x.shape, rate, train=train, rngs=rngs), rate)
+
+
+def drop(x: jax.Array, keep: jax.Array | None, rate: float) -> jax.Array:
+    """``x`` where ``keep`` (`keep_mask` at ``rate``) holds, divided by ``1 - rate``; else zero."""
     return x if keep is None else jnp.where(keep, x / (1.0 - rate), 0)
 
 

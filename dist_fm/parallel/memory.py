@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
     """Asks glibc's malloc to reuse arrays of up to 256 MiB and to keep up to 512 MiB free; whether it took it.
 
     By default freed arrays go back to the system, and every step pays a page fault for each 4 KiB that it takes again:
-    a quarter to half of the time of a step on a CPU, and of making its unique ids, in a virtual machine. Where the
-    user set a MALLOC_ variable, or malloc is another, nothing is changed.
+    up to a quarter of a step on a CPU, and half of making its unique ids, in a virtual machine. Where the user set a
+    MALLOC_ variable, or malloc is another, nothing is changed.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False

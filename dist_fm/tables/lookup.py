@@ -37,6 +37,11 @@ class Lookup:
         self.is_cpu = mesh.devices.flat[0].platform == "cpu"
         self.sorts = not self.is_cpu  # a gather's transpose adds atomically on a GPU: a run would differ from itself
 
+    @property
+    def placement(self) -> str:
+        """How the table lies, as ``tables.placement`` names it."""
+        return "sharded" if self.sharded else "replicated"
+
     def prepare(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``unique`` and ``inverse`` int32 [B, S] of a global batch's logical rows [B, S], on the host."""
         return unique_rows(rows, self.spec, self.layout)

@@ -44,7 +44,7 @@ def _sorted_unique(rows: np.ndarray, spec: TableSpec) -> tuple[np.ndarray, np.nd
     logical = ids[starts[:-1]]
     # The physical rows of the unique alone: a division for each slot would cost as much as the sort.
     empty = int(np.searchsorted(logical, 0))  # sorted, so that empty slots come first
-    found, order = _sort(logical[empty:] * spec.multiplier % spec.padded_rows)
+    found, order = _sort(spec.physical(logical[empty:]).astype(np.int64))
     rank = np.full(logical.size, found.size, np.int32)
     rank[empty + order] = np.arange(found.size, dtype=np.int32)
     inverse = np.empty(ids.size, np.int32)

@@ -50,8 +50,6 @@ def train(config: Config) -> Result:
     print(f"devices: {describe(mesh)}", flush=True)
     engine = Engine(config, schema, mesh)
     print(describe_run(config, schema, engine, stores["train"].rows, run), flush=True)
-    import grain  # noqa: F401  # takes seconds, which the first batch would else be timed with
-
     run.create(config, data)  # nothing was written before everything had been checked
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
@@ -123,7 +121,7 @@ def describe_run(config: Config, schema: Schema, engine: Engine, rows: int, run:
     return (
         f"data: {schema.name}, {rows:,} training rows, {schema.num_fields} fields, {schema.num_rows:,} table rows\n"
         f"model: {config.model_name}, {engine.parameters():,} parameters; tables: {config.tables.update}, "
-        f"{'sharded' if engine.lookup.sharded else 'replicated'}\n"
+        f"{engine.lookup.placement}\n"
         f"run: {run.path}"
     )
 
@@ -145,7 +143,7 @@ def _result(
         "train_samples_per_s": round(rate),
         "train_seconds": round(progress.seconds, 3),
         "parameters": engine.parameters(),
-        "placement": "sharded" if engine.lookup.sharded else "replicated",
+        "placement": engine.lookup.placement,
         "compiled_steps": engine.compiled_steps(),
     }
 

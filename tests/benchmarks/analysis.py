@@ -1,11 +1,11 @@
 """What a compiled step needs: temporary bytes, copies of the table, bytes of table rows; and a device's bandwidth."""
 
-import re
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from hlo import Program
 
 from dist_fm.data.pipeline import Batch, placed
 from dist_fm.training.state import TrainState
@@ -37,11 +37,14 @@ def table_arrays(engine: Engine, state: TrainState) -> list[jax.Array]:
 
 
 def table_copies(program: str, engine: Engine, state: TrainState) -> int:
-    """Copies in an optimized program of an array as large as one device's part of the table, or of its slots."""
-    shapes = [array.sharding.shard_shape(array.shape) for array in table_arrays(engine, state)]
-    parts = {",".join(map(str, shape)) for shape in shapes}
-    copied = re.findall(r"= \(?\w+\[([\d,]+)\].*? copy(?:-start)?\(", program)
-    return sum(shape in parts for shape in copied)
+    """How often an optimized program makes anew an array of the shape of one device's part of the table, or of slots.
+
+    Scatters and other writes in place, loops, fusions and calls hand such an array on.
+    """
+    shapes = {array.sharding.shard_shape(array.shape) for array in table_arrays(engine, state)}
+    handed_on = {"parameter", "scatter", "dynamic-update-slice", "bitcast", "tuple", "get-tuple-element"}
+    handed_on |= {"while", "fusion", "call"}
+    return sum(one.op not in handed_on and bool(shapes & set(one.shapes)) for one in Program(program).instructions())
 
 
 def copy_bandwidth() -> float:

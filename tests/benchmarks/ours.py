@@ -115,7 +115,7 @@ class Training:
         total = sum(array.nbytes for array in arrays)
         device = self.engine.mesh.devices.flat[0]
         return {
-            "placement": "sharded" if sum(on_each) < total else "replicated",
+            "placement": self.engine.lookup.placement,
             "table_rows": self.engine.spec.rows,
             "table_and_slot_bytes": total,
             "table_and_slot_bytes_per_device": sum(on_each),
