@@ -91,7 +91,9 @@ class TableSpec:
 
     def physical(self, rows: np.ndarray) -> np.ndarray:
         """Physical rows of logical ``rows``, any shape; int32. Negative (empty) rows are not allowed."""
-        return (rows.astype(np.int64) * self.multiplier % self.padded_rows).astype(np.int32)
+        product = rows.astype(np.int64) * self.multiplier
+        # The remainder, which NumPy's own operator takes four times as long for.
+        return (product - product // self.padded_rows * self.padded_rows).astype(np.int32)
 
     def padding(self) -> np.ndarray:
         """The physical rows that hold no logical row: int32 [padded_rows - rows]."""
