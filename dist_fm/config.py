@@ -51,6 +51,12 @@ class TablesConfig:
         *("float32", "bfloat16"),
         help="how table rows are stored; bfloat16 rows are rounded stochastically, their slots and sums stay float32",
     )
+    unique: str = _choice(
+        "auto",
+        *("auto", "host", "device"),
+        help="where a batch's unique ids are made: by the reading threads of the host, or by the step, on one device; "
+        "auto: device on a single GPU, else host",
+    )
     optimizer: str = _key("", "row optimizer of sparse updates, NAME[:KEY=VALUE ...]; default: optimizer.name")
     columns: tuple[str, ...] = _key(
         (), "row optimizers by table column: COLUMN=NAME[:KEY=VALUE ...], also lr= and max_norm="

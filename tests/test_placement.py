@@ -27,6 +27,7 @@ def test_small_tables_are_replicated_and_large_ones_sharded(monkeypatch):
     "devices, sections, words",
     [
         (1, {"placement": "sharded"}, ["--tables.placement=sharded", "there is one", "replicated"]),
+        (2, {"unique": "device"}, ["--tables.unique=device", "there are 2", "--tables.unique=host"]),
         (4, {"placement": "replicated"}, ["cannot fit", "GiB", "--tables.placement=sharded", "rowwise_adagrad"]),
         (1, {"update": "sparse", "optimizer": "adam"}, ["cannot fit", "rowwise_adagrad", "bfloat16"]),
     ],

@@ -26,16 +26,17 @@ HOSTS = [((2, 2), "sharded"), ((2, 2), "replicated"), ((4, 1), "sharded"), ((4, 
 MORE = [((1, n), placement) for n in (2, 8) for placement in ("sharded", "replicated")]
 
 
-def engine_on(mesh, placement, model="deepfm", rule="adagrad", update="sparse", dtype=jnp.float64, **sections):
+def engine_on(mesh, placement, model="deepfm", rule="adagrad", update="sparse", dtype=jnp.float64, more_tables=None):
     """Engines differ by mesh and placement alone.
 
     The network learns by Adagrad (or SGD): Adam would make the rounding noise large that is the gradient of a bias
     before a BatchNorm, and so of its running mean.
     """
     tables = {"update": update, "placement": placement, **({"optimizer": rule} if update == "sparse" else {})}
+    tables |= more_tables or {}
     network = "sgd" if rule == "sgd" else "adagrad"
     optimizer = {"name": network, "lr": 0.02, "l2_embedding": 1e-3, "clip_norm": 1.0}
-    config = make_config(model, sections={"tables": tables, "optimizer": optimizer, **sections})
+    config = make_config(model, sections={"tables": tables, "optimizer": optimizer})
     hosts, devices = mesh
     assert hosts * devices <= len(jax.devices()), "eight CPU devices: run this by `make test-slow`"
     return Engine(config, SCHEMA, make_mesh(jax.devices()[: hosts * devices], hosts), dtype=dtype)
@@ -73,7 +74,7 @@ def train(engine, start, steps=range(STEPS)):
 
     losses = [float(metrics.loss) for metrics in bounded(send())]
     arrays = {jax.tree_util.keystr(path): np.asarray(a) for path, a in jax.tree_util.tree_leaves_with_path(state)}
-    return np.array(losses), arrays, {one.unique.size for one in prepared}
+    return np.array(losses), arrays, {one.unique.size for one in prepared if one.unique is not None}
 
 
 @functools.cache
@@ -165,3 +166,15 @@ def test_duplicates_summed_by_sorting_give_the_same_step(mesh, placement):
         engine.lookup.sorts = True
         found_losses, found, _ = train(engine, start, range(40))
     np.testing.assert_allclose(found_losses, losses[:40], rtol=1e-9)
+
+
+@pytest.mark.parametrize("update", ["sparse", "dense"])
+def test_unique_ids_made_by_the_step_give_the_same_answer(update):
+    with jax.enable_x64(True):
+        start, losses, arrays, _ = on_one_device("deepfm", "adagrad", update)
+        engine = engine_on(*ONE, update=update, more_tables={"unique": "device"})
+        found_losses, found, sizes = train(engine, start)
+    assert not sizes and engine.compiled_steps() == 1
+    np.testing.assert_allclose(found_losses, losses, rtol=1e-9)
+    for name, array in found.items():
+        np.testing.assert_allclose(array, arrays[name], rtol=1e-9, atol=1e-9, err_msg=name)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dist_fm.tables.spec import Column, RowLayout, TableSpec, zeros
-from dist_fm.tables.unique import bucket, unique_rows
+from dist_fm.tables.unique import bucket, physical_rows, unique_in_step, unique_rows
 
 
 def spec(rows: int) -> TableSpec:
@@ -55,6 +55,20 @@ def test_unique_rows_against_numpy(seed):
     assert np.array_equal(unique[: len(expected)], expected)
     assert np.array_equal(unique[len(expected) :], table.padded_rows + np.arange(len(unique) - len(expected)))
     assert len(unique) == bucket(len(expected) + 1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_unique_rows_found_in_a_step_are_those_found_on_the_host(seed):
+    rng = np.random.default_rng(seed)
+    table = spec(200)
+    rows = rng.integers(0, (1, 20, 200)[seed % 3], (40, 5)).astype(np.int32)
+    rows[rng.random(rows.shape) < (0, 0.3, 1)[seed // 2]] = -1
+    unique, inverse = map(np.asarray, unique_in_step(physical_rows(rows, table), table.padded_rows))
+    expected_unique, expected_inverse = unique_rows(rows, table)
+    count = (expected_unique < table.padded_rows).sum()
+    assert np.array_equal(unique[:count], expected_unique[:count])
+    assert np.array_equal(inverse, expected_inverse)
+    assert np.array_equal(unique[count:], table.padded_rows + np.arange(count, rows.size))  # distinct, ascending
 
 
 def test_buckets_grow_by_at_most_two_and_above_4096_by_a_quarter():

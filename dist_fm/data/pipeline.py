@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -25,17 +26,21 @@ class Batch(NamedTuple):
     """
 
     samples: jax.Array  # int32 [B, 3 + S]
-    unique: jax.Array  # int32 [U]
+    unique: jax.Array | None  # int32 [U]; None where the step makes it: ``inverse`` is then of physical rows
     values: jax.Array | None = None  # float32 [B, S], split by samples; None where every filled slot counts 1
 
     @classmethod
-    def pack(cls, batch: HostBatch, unique: np.ndarray, inverse: np.ndarray) -> "Batch":
+    def pack(cls, batch: HostBatch, unique: np.ndarray | None, inverse: np.ndarray) -> "Batch":
         """A batch on the host."""
         samples = np.empty((len(inverse), 3 + inverse.shape[1]), np.int32)
         for column, name in enumerate(("labels", "weights", "mask")):
             samples[:, column] = batch[name].view(np.int32)
         samples[:, 3:] = inverse
         return cls(samples, unique, batch.get("values"))  # type: ignore[arg-type]
+
+    def with_inverse(self, inverse: jax.Array) -> "Batch":
+        """The batch with another ``inverse``."""
+        return self._replace(samples=jnp.concatenate([self.samples[:, :3], inverse], axis=1))
 
     @property
     def labels(self) -> jax.Array:
@@ -126,5 +131,7 @@ def _placed_ahead(prepared: Iterator[Batch], taker: Taker) -> Iterator[Batch]:
 def place(batch: Batch, mesh: Mesh, unique: P) -> Batch:
     """A host batch on the devices of ``mesh``, its unique ids laid out as ``unique`` says."""
     samples = NamedSharding(mesh, P(mesh.axis_names))
-    values = None if batch.values is None else samples
-    return jax.device_put(batch, Batch(samples, NamedSharding(mesh, unique), values))  # type: ignore[arg-type]
+    lie = (samples, NamedSharding(mesh, unique), samples)
+    return Batch(
+        *jax.device_put(list(batch), [None if part is None else at for part, at in zip(batch, lie, strict=True)])
+    )

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from dist_fm.tables.duplicates import sum_duplicates
 from dist_fm.tables.per_sample import map_samples, slice_size
 from dist_fm.tables.spec import PerSample, TableSpec
-from dist_fm.tables.unique import UniqueLayout, unique_rows
+from dist_fm.tables.unique import UniqueLayout, physical_rows, unique_rows
 
 HOST, DEVICE = "host", "device"
 
@@ -26,8 +26,8 @@ HOST, DEVICE = "host", "device"
 class Lookup:
     """How the table of ``spec`` is held by ``mesh``, whose axes are ("host", "device"), and read and written there."""
 
-    def __init__(self, spec: TableSpec, mesh: Mesh, *, sharded: bool):
-        self.spec, self.mesh, self.sharded = spec, mesh, sharded
+    def __init__(self, spec: TableSpec, mesh: Mesh, *, sharded: bool, unique_in_step: bool = False):
+        self.spec, self.mesh, self.sharded, self.unique_in_step = spec, mesh, sharded, unique_in_step
         self.hosts = mesh.shape[HOST]
         everyone = P((HOST, DEVICE))
         self.table = everyone if sharded else P()  # how table and slots lie
@@ -42,8 +42,13 @@ class Lookup:
         """How the table lies, as ``tables.placement`` names it."""
         return "sharded" if self.sharded else "replicated"
 
-    def prepare(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``unique`` and ``inverse`` int32 [B, S] of a global batch's logical rows [B, S], on the host."""
+    def prepare(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+        """``unique`` and ``inverse`` int32 [B, S] of a global batch's logical rows [B, S], on the host.
+
+        Where the step makes the unique ids (`dist_fm.tables.unique.unique_in_step`): None, and the physical rows.
+        """
+        if self.unique_in_step:
+            return None, physical_rows(rows, self.spec)
         return unique_rows(rows, self.spec, self.layout)
 
     def init(self, key: jax.Array) -> jax.Array:

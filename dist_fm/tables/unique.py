@@ -1,7 +1,12 @@
-"""Unique ids of a batch, made on the host: what lets a step cost what the batch touches."""
+"""Unique ids of a batch: what lets a step cost what the batch touches.
+
+Made on the host by the loader's threads, in buckets of a few sizes; or by the step itself, on the device.
+"""
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -33,6 +38,28 @@ def unique_rows(rows: np.ndarray, spec: TableSpec, layout: UniqueLayout = ONE_DE
     unique, places = place([found for found, _ in parts], spec, layout)
     inverse = [at if where is None else where[at] for where, (_, at) in zip(places, parts, strict=True)]
     return unique, (inverse[0] if len(inverse) == 1 else np.concatenate(inverse)).reshape(rows.shape)
+
+
+def unique_in_step(rows: jax.Array, limit: int) -> tuple[jax.Array, jax.Array]:
+    """`unique_rows` of physical ``rows`` int32 [B, S] within a compiled step, on one device: U is B x S.
+
+    Rows from ``limit`` on are empty slots. Sorting as one 32-bit key with one 32-bit value is what GPUs sort by radix.
+    """
+    flat = rows.reshape(-1)
+    order = jnp.argsort(flat)
+    ids = flat[order]
+    first = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
+    rank = jnp.cumsum(first, dtype=jnp.int32) - 1
+    numbers = jnp.arange(flat.size, dtype=jnp.int32)
+    target = jnp.where(first & (ids < limit), rank, flat.size + numbers)  # the others go out of range, and are dropped
+    unique = (limit + numbers).at[target].set(ids, mode="drop", unique_indices=True)
+    inverse = jnp.zeros_like(flat).at[order].set(rank, unique_indices=True)
+    return unique, inverse.reshape(rows.shape)
+
+
+def physical_rows(rows: np.ndarray, spec: TableSpec) -> np.ndarray:
+    """Physical rows of logical ``rows`` int32 [B, S], as `unique_in_step` takes them."""
+    return np.where(rows < 0, spec.padded_rows, spec.physical(rows)).astype(np.int32)
 
 
 def _sorted_unique(rows: np.ndarray, spec: TableSpec) -> tuple[np.ndarray, np.ndarray]:

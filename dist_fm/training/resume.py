@@ -8,7 +8,7 @@ from dist_fm.errors import UserError
 
 # Where and how it runs, and how fast it reads, never changes what is computed.
 _FREE_SECTIONS = {"run"}
-_FREE_KEYS = {"data.read_threads", "tables.placement"}
+_FREE_KEYS = {"data.read_threads", "tables.placement", "tables.unique"}
 
 
 def check_same_run(old: Config, new: Config, old_schema: Schema, new_schema: Schema, where: pathlib.Path) -> None:

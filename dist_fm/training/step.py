@@ -23,8 +23,9 @@ from dist_fm.models import get_model
 from dist_fm.tables.lookup import Lookup
 from dist_fm.tables.rounding import stochastic_round
 from dist_fm.tables.rules import Slots
+from dist_fm.tables.unique import unique_in_step
 from dist_fm.training.optimizer import make_optimizer, make_schedule, make_table_optimizer, weights_mask
-from dist_fm.training.placement import is_sharded, table_spec
+from dist_fm.training.placement import is_sharded, is_unique_in_step, table_spec
 from dist_fm.training.state import TrainState
 
 
@@ -42,8 +43,9 @@ class Engine:
         self.spec = table_spec(config, schema, dtype)
         self.layout = self.spec.layout
         self.row_optimizer = make_table_optimizer(config, self.layout)
+        in_step = is_unique_in_step(config, mesh)
         sharded = is_sharded(config, self.spec, self.row_optimizer, mesh)
-        self.lookup = Lookup(self.spec, mesh, sharded=sharded)
+        self.lookup = Lookup(self.spec, mesh, sharded=sharded, unique_in_step=in_step)
         self._graph = nnx.split(nnx.eval_shape(self.model), nnx.Param, nnx.BatchStat)[0]
         self.optimizer = make_optimizer(config.optimizer)
         self.schedule = make_schedule(config.optimizer)
@@ -107,6 +109,13 @@ class Engine:
             del by_optax["table"]
         return TrainState.create(table, slots, params, stats, self.optimizer.init(by_optax))
 
+    def _touched(self, batch: Batch) -> tuple[jax.Array, Batch]:
+        """The ids that the table's owners are asked for, and the batch, whose ``inverse`` points at them."""
+        if batch.unique is not None:
+            return self.lookup.requests(batch.unique), batch
+        unique, inverse = unique_in_step(batch.inverse, self.spec.padded_rows)
+        return unique, batch.with_inverse(inverse)
+
     def _logits(
         self, touched: jax.Array, params: nnx.State, stats: nnx.State, batch: Batch, dropout: jax.Array | None
     ) -> tuple[jax.Array, nnx.State]:
@@ -127,7 +136,7 @@ class Engine:
         return (losses * share).sum() / jnp.maximum(share.sum(), jnp.finfo(share.dtype).tiny), stats
 
     def _train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        ids = self.lookup.requests(batch.unique)
+        ids, batch = self._touched(batch)
         rows = self.lookup.read(state.table, ids).astype(self.dtype)
         trained = {"table": rows, "network": state.params}
         with in_bfloat16(self.config.train.bf16):
@@ -188,6 +197,7 @@ class Engine:
 
     def _eval_step(self, state: TrainState, batch: Batch) -> jax.Array:
         """Logits [B] of the trained model, on every device."""
-        rows = self.lookup.read(state.table, self.lookup.requests(batch.unique)).astype(self.dtype)
+        ids, batch = self._touched(batch)
+        rows = self.lookup.read(state.table, ids).astype(self.dtype)
         with in_bfloat16(self.config.train.bf16):
             return self._logits(rows, state.params, state.stats, batch, None)[0]
