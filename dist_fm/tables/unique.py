@@ -33,7 +33,7 @@ def unique_rows(rows: np.ndarray, spec: TableSpec, layout: UniqueLayout = ONE_DE
     places left over hold distinct ascending ids past the table (the shard), which read as zero; empty slots point at
     such a place.
     """
-    parts = [_sorted_unique(part, spec) for part in np.split(rows, layout.hosts)]
+    parts = [_sorted_unique(part, spec) for part in rows.reshape(layout.hosts, -1)]
     place = _by_owner if layout.sharded else _whole
     unique, places = place([found for found, _ in parts], spec, layout)
     inverse = [at if where is None else where[at] for where, (_, at) in zip(places, parts, strict=True)]
@@ -63,9 +63,9 @@ def physical_rows(rows: np.ndarray, spec: TableSpec) -> np.ndarray:
 
 
 def _sorted_unique(rows: np.ndarray, spec: TableSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted unique physical rows [n] and the index of each slot's own, flat; n for an empty slot."""
+    """Sorted unique physical rows [n] of logical ``rows`` [B S], and each slot's index; n for an empty slot."""
     # Unique by hashing, and then a sort of the unique alone: less than the best sort of all slots, or np.unique.
-    codes, logical = pd.factorize(rows.reshape(-1))
+    codes, logical = pd.factorize(rows)
     filled = np.flatnonzero(logical >= 0)
     # Packed with their positions: NumPy's vectorised int64 sort beats argsort several-fold.
     packed = np.sort(spec.physical(logical[filled]).astype(np.int64) << 32 | np.arange(filled.size))
