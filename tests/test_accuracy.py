@@ -3,7 +3,9 @@
 import csv
 import json
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import sklearn.metrics
 
@@ -34,6 +36,14 @@ def tool(*arguments):
 def run(data, model, output, *flags):
     flags = (f"--data={data}", f"--model={model}", f"--output_dir={output}", "--devices=1", "--quiet", *flags)
     return train(load_config(None, parse_flags(flags)[0]))
+
+
+def last_state(directory):
+    """All arrays of the last checkpoint, as bytes by name."""
+    manager = ocp.CheckpointManager((directory / "checkpoints").absolute())
+    tree = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(array).tobytes() for path, array in leaves}
 
 
 @pytest.fixture(scope="module", params=["movielens", "criteo"])
@@ -78,6 +88,29 @@ def test_ml_1m(model, ml_1m):
     mean = np.mean([result["test"]["auc"] for result in aucs])
     print(model, mean)
     assert mean >= ML_1M[model]
+
+
+SPARSE = ("--tables.update=sparse", "--tables.optimizer=adam")
+
+
+@pytest.mark.parametrize("model", ["fm", "deepfm"])
+def test_bfloat16_rows_are_as_accurate(model, ml_1m):
+    means = {}
+    for dtype in ("float32", "bfloat16"):
+        flags = (*SPARSE, f"--tables.dtype={dtype}", *ML_1M_FLAGS)
+        runs = [run(ml_1m / str(s), model, ml_1m / f"{model}{s}{dtype}", f"--seed={s}", *flags) for s in range(3)]
+        means[dtype] = np.mean([result["test"]["auc"] for result in runs])
+    print(model, means)
+    assert abs(means["bfloat16"] - means["float32"]) <= 0.001
+
+
+def test_bfloat16_rows_resume_to_the_same_bits(ml_1m):
+    flags = (*SPARSE, "--tables.dtype=bfloat16", "--epochs=2")
+    whole, parts = ml_1m / "whole", ml_1m / "parts"
+    run(ml_1m / "0", "deepfm", whole, *flags)
+    run(ml_1m / "0", "deepfm", parts, *flags, "--steps=250")
+    run(ml_1m / "0", "deepfm", parts, *flags)
+    assert last_state(parts) == last_state(whole)
 
 
 def test_the_tuned_fm_configuration(ml_1m):
