@@ -11,8 +11,10 @@ from typing import Any, TextIO
 import numpy as np
 
 from data_tools import split as splitting
+from data_tools.encode import RowCoder, has_values
 from data_tools.errors import DataError
-from data_tools.formats import open_rows
+from data_tools.fit import Cells, fit_fields, needed_columns
+from data_tools.formats import FieldSpec, open_rows
 from data_tools.manifest import QUARANTINE, Manifest, describe_files, sum_file, sync_file
 from data_tools.plan import BuildOptions, Plan
 from data_tools.progress import Progress
@@ -61,7 +63,7 @@ def _existing(output: pathlib.Path, plan: Plan) -> Manifest | None:
 
 
 def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Manifest:
-    spill = Spill(staging / "spill", plan.format.fields)
+    spill = Spill(staging / "spill", needed_columns(plan.format.fields))
     with open(staging / QUARANTINE, "w", encoding="utf-8") as quarantine:
         inputs, has_times = _read(plan, spill, quarantine)
     rows_in = sum(about["rows"] for about in inputs)
@@ -70,14 +72,15 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
     splits = _assign(plan, spill, inputs)
     if not (splits == 0).any():
         raise DataError(f"--split={plan.options.split} leaves none of the {spill.rows} rows for training")
-    fields, row_maps = _choose_rows(plan, spill, splits == 0, staging)
+    fields, vocabularies = _fit(plan, spill, splits == 0, staging)
     schema = Schema(
         name=plan.options.name or plan.format.name,
         fields=fields,
         label=plan.label,
+        has_values=has_values(fields),
         source=plan.format.layout.to_json(),
     )
-    counts = _write(plan, spill, splits, row_maps, RecordLayout.for_schema(schema), staging)
+    counts = _write(plan, spill, splits, schema, vocabularies, staging)
     schema = dataclasses.replace(schema, counts=counts)
     (staging / "schema.json").write_text(schema.to_json(), encoding="utf-8")
     shutil.rmtree(staging / "spill")
@@ -108,7 +111,7 @@ def _read(plan: Plan, spill: Spill, quarantine: TextIO) -> tuple[list[dict[str, 
         if plan.options.split in splitting.NEEDS_TIMES and not reader.has_times:
             raise DataError(f"{path} has no timestamp column, which --split={plan.options.split} needs")
         rows = good = 0
-        with Progress(f"reading {os.path.basename(path)}", reader.total_bytes, "B") as progress:
+        with Progress(f"reading {os.path.basename(path)}", reader.text_bytes, "B") as progress:
             for chunk in reader:
                 for bad in chunk.bad:
                     first_bad = first_bad or f"{path}:{bad.line}: {bad.reason}"
@@ -135,44 +138,35 @@ def _assign(plan: Plan, spill: Spill, inputs: Sequence[dict[str, Any]]) -> np.nd
     times = spill.times() if kind in splitting.NEEDS_TIMES else None
     users: tuple[np.ndarray | None, list[str]] = (None, [])
     if kind in splitting.NEEDS_USERS and plan.user_field is not None:
-        users = spill.codes(plan.user_field), spill.values(plan.user_field)
+        column = plan.format.fields[plan.user_field].columns[0]
+        users = spill.codes(column), spill.values(column)
     return splitting.assign(kind, spill.rows, plan.options.fractions, plan.options.seed, times, *users)
 
 
-def _choose_rows(
+def _fit(
     plan: Plan, spill: Spill, in_train: np.ndarray, staging: pathlib.Path
-) -> tuple[tuple[Field, ...], list[np.ndarray]]:
-    """Saves the vocabularies of the training rows; returns the fields, and for each the table row of every code."""
-    fields, row_maps, offset = [], [], 0
-    for number, (spec, counts) in enumerate(zip(spill.fields, spill.count(in_train), strict=True)):
-        vocabulary, ids = Vocabulary.choose(spill.values(number), counts, plan.min_count)
-        name = f"{spec.name}.tsv"
-        fields.append(
-            Field(
-                name=spec.name,
-                kind=spec.kind,
-                rows=vocabulary.rows,
-                offset=offset,
-                role=spec.role,
-                vocabulary=name,
-                vocabulary_sha256=vocabulary.save(staging / "vocab" / name),
-                transform=dict(spec.transform),
-            )
-        )
-        row_maps.append(ids + np.int32(offset))
-        offset += vocabulary.rows
-    return tuple(fields), row_maps
+) -> tuple[tuple[Field, ...], dict[str, Vocabulary]]:
+    """The fields, and the vocabularies by file name, as the training rows have them."""
+    counts = spill.count(in_train)
+
+    def cells_of(spec: FieldSpec) -> Cells:
+        (column,) = spec.columns
+        return spill.values(column), counts[column]
+
+    return fit_fields(plan.format.fields, cells_of, plan.min_count, staging / "vocab")
 
 
 def _write(
     plan: Plan,
     spill: Spill,
     splits: np.ndarray,
-    row_maps: list[np.ndarray],
-    layout: RecordLayout,
+    schema: Schema,
+    vocabularies: dict[str, Vocabulary],
     staging: pathlib.Path,
 ) -> dict[str, dict[str, int]]:
     """Writes the stores; returns the schema's counts."""
+    layout = RecordLayout.for_schema(schema)
+    coder = RowCoder(schema, vocabularies, {name: spill.values(name) for name in spill.columns})
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(
@@ -182,8 +176,8 @@ def _write(
         ]
         with Progress("writing", spill.rows, "row") as progress:
             for where, codes, labels in spill.portions():
-                ids = np.stack([rows[codes[:, number]] for number, rows in enumerate(row_maps)], axis=1)
-                records = layout.pack(labels, ids)
+                ids, values = coder.code(dict(zip(spill.columns, codes.T, strict=True)))
+                records = layout.pack(labels, ids, values)
                 for number, writer in enumerate(writers):
                     writer.append(records[splits[where] == number])
                 progress.advance(len(codes), len(codes))

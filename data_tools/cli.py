@@ -86,8 +86,11 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
         epilog=f"formats:\n{formats}",
     )
     parser.add_argument("--format", required=True, help="the raw format, see below")
-    parser.add_argument("--input", nargs="+", default=[], metavar="FILE", help="raw files, read in this order")
+    parser.add_argument(
+        "--input", nargs="+", default=[], metavar="FILE", help="raw files in this order, plain, .gz or .zst; or globs"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="the data set to make")
+    parser.add_argument("--schema", metavar="FILE", help="TOML file that describes csv or tsv files (see the README)")
     parser.add_argument("--label", metavar="RULE", help="above:NUMBER, binary or value (default: the format's)")
     parser.add_argument("--min_count", type=int, help="training rows a value needs for an id (default: the format's)")
     parser.add_argument("--split", default="random", help=f"{', '.join(KINDS)} (default: random)")
@@ -142,6 +145,7 @@ def _build(options: argparse.Namespace) -> int:
         BuildOptions(
             format=options.format,
             output=options.output,
+            schema=options.schema,
             inputs=tuple(options.input),
             split_files=(options.train, options.valid, options.test),
             label=options.label,

@@ -1,32 +1,58 @@
-"""From raw values to table rows by a saved vocabulary, and back. Axes: N rows, S slots."""
+"""From raw values to table rows by saved vocabularies, and back. Axes: N rows, U distinct cells, S slots."""
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from data_tools.coding import code_cells, columns_of, field_cells
 from data_tools.errors import DataError
-from data_tools.numeric import parse_integer, transform_tokens
 from data_tools.tokens import Tokens
 from data_tools.vocab import UNSEEN, Vocabulary
 from dist_fm.data.schema import EMPTY, Field, Schema
 
 
-class Encoder:
-    """Encodes raw columns as a schema says. A value that its vocabulary does not hold becomes the field's unseen row.
+def has_values(fields: Iterable[Field]) -> bool:
+    """Whether records of ``fields`` need values: of numbers, and of lists that are averaged."""
+    return any(field.kind == "numeric" or field.transform.get("pool") == "mean" for field in fields)
 
-    A field without a vocabulary holds ids as they are, shifted by its transform's ``add``: raw id i is id i + add,
-    and unseen if that is not an id of the field.
-    """
+
+class RowCoder:
+    """Codes rows given as codes into the distinct cells, ``cells`` [U] by column: each cell is worked on once."""
+
+    def __init__(self, schema: Schema, vocabularies: Mapping[str, Vocabulary], cells: Mapping[str, Sequence[str]]):
+        self.schema, self._vocabularies, self._cells = schema, vocabularies, cells
+        single = [field for field in schema.fields if len(columns_of(field)) == 1]
+        self._coded = {field.name: self._code(field, cells[columns_of(field)[0]]) for field in single}
+
+    def code(self, codes: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Table rows int32 [N, S] and values float32 [N, S] (None if the schema has none) of rows' ``codes`` [N]."""
+        parts = []
+        for field in self.schema.fields:
+            if field.name in self._coded:
+                parts.append((self._coded[field.name], codes[columns_of(field)[0]]))
+            else:
+                columns = {name: Tokens(codes[name], self._cells[name]) for name in columns_of(field)}
+                crossed = field_cells(field, columns)
+                parts.append((self._code(field, crossed.values), crossed.codes))
+        rows = np.concatenate([coded.rows[at] for coded, at in parts], axis=1)
+        if not self.schema.has_values:
+            return rows, None
+        return rows, np.concatenate([coded.values[at] for coded, at in parts], axis=1)
+
+    def _code(self, field: Field, cells: Sequence[str]):
+        return code_cells(field, self._vocabularies.get(field.vocabulary or ""), cells)
+
+
+class Encoder:
+    """Encodes raw columns as a schema says; a value that the vocabulary does not hold is its field's unseen row."""
 
     def __init__(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]):
         self.schema = schema
         self.vocabularies = dict(vocabularies)
         for field in schema.fields:
-            if field.kind == "numeric" or field.slots != 1:
-                raise DataError(f"field {field.name!r}: kind {field.kind!r} with {field.slots} slots cannot be encoded")
             if field.vocabulary is not None and vocabularies[field.vocabulary].rows != field.rows:
                 rows = vocabularies[field.vocabulary].rows
                 raise DataError(f"field {field.name!r} has {field.rows} rows, but its vocabulary needs {rows}")
@@ -44,7 +70,7 @@ class Encoder:
     @property
     def columns(self) -> tuple[str, ...]:
         """The raw columns that ``encode`` needs."""
-        return tuple(field.name for field in self.schema.fields)
+        return tuple(dict.fromkeys(name for field in self.schema.fields for name in columns_of(field)))
 
     def encode(self, columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
         """Table rows int32 [N, S] and values float32 [N, S] (None if the schema has none) of raw columns.
@@ -55,32 +81,42 @@ class Encoder:
         missing = [name for name in self.columns if name not in columns]
         if missing:
             raise DataError(f"there is no column {missing[0]!r}; columns given: {', '.join(columns)}")
-        rows = [self._encode_field(field, Tokens.of(columns[field.name])) for field in self.schema.fields]
-        return np.stack(rows, axis=1), None
+        tokens = {name: Tokens.of(columns[name]) for name in self.columns}
+        coder = RowCoder(self.schema, self.vocabularies, {name: column.values for name, column in tokens.items()})
+        return coder.code({name: column.codes for name, column in tokens.items()})
 
-    def decode(self, ids: np.ndarray) -> list[list[str]]:
-        """For table rows int32 [N, S]: each row's values as text, ``<unseen>`` where the value is not known."""
-        fields = [self.schema.fields[number] for number in self.schema.slot_fields]
-        return [[self._decode_id(field, int(row)) for field, row in zip(fields, record, strict=True)] for record in ids]
+    def decode(self, ids: np.ndarray, values: np.ndarray | None = None) -> list[list[str]]:
+        """For table rows and values [N, S], each row's fields as text; ``<unseen>`` where a value is not known."""
+        ends = np.cumsum([field.slots for field in self.schema.fields])[:-1]
+        by_field = np.split(ids, ends, axis=1)
+        numbers = np.split(np.ones(ids.shape) if values is None else values, ends, axis=1)
+        columns = [
+            [self._decode_cell(field, row, number) for row, number in zip(rows.tolist(), of_rows.tolist(), strict=True)]
+            for field, rows, of_rows in zip(self.schema.fields, by_field, numbers, strict=True)
+        ]
+        return [list(row) for row in zip(*columns, strict=True)]
 
-    def _encode_field(self, field: Field, tokens: Tokens) -> np.ndarray:
-        return (self._value_ids(field, tokens.values) + np.int32(field.offset))[tokens.codes]
-
-    def _value_ids(self, field: Field, values: Sequence[str]) -> np.ndarray:
-        if field.vocabulary is not None:
-            return self.vocabularies[field.vocabulary].ids(transform_tokens(field.transform, values))
-        add = field.transform.get("add", 0)
-        numbers = (parse_integer(value) for value in values)
-        ids = (UNSEEN if number is None or not 0 <= number + add < field.rows else number + add for number in numbers)
-        return np.fromiter(ids, np.int32, len(values))
+    def _decode_cell(self, field: Field, rows: list[int], values: list[float]) -> str:
+        if field.kind == "numeric":
+            return "" if rows[-1] == field.offset else f"{_unscaled(field.transform, values[0]):g}"
+        filled = [self._decode_id(field, row) for row in rows if row != EMPTY]
+        return field.transform.get("split", "").join(filled)
 
     def _decode_id(self, field: Field, row: int) -> str:
-        if row == EMPTY:
-            return ""
         number = row - field.offset
+        if "add" in field.transform:
+            return str(number - field.transform["add"])
+        if number == UNSEEN:
+            return "<unseen>"
         if field.vocabulary is None:
-            return str(number - field.transform.get("add", 0))
-        return "<unseen>" if number == UNSEEN else self.vocabularies[field.vocabulary].values[number - 1]
+            return f"#{number}" if "buckets" in field.transform else str(number)
+        return self.vocabularies[field.vocabulary].values[number - 1]
+
+
+def _unscaled(transform: Mapping[str, Any], value: float) -> float:
+    number = value * transform.get("divide", 1.0) + transform.get("shift", 0.0)
+    number = float(np.copysign(np.expm1(abs(number)), number)) if transform.get("log") else number
+    return round(number, 6)  # float32 does not hold more
 
 
 def load_vocabularies(schema: Schema, directory: pathlib.Path) -> dict[str, Vocabulary]:

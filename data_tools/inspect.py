@@ -28,12 +28,13 @@ def inspect(directory: str | os.PathLike, rows: int = 3) -> Iterator[str]:
     yield f"label: {schema.label.column}, {manifest.options['label']}; split: {manifest.options['split']}"
     yield f"fingerprint: {schema.fingerprint}"
     yield ""
-    yield f"{'field':<12} {'kind':<12} {'role':<6} {'rows':>10} {'offset':>10}  most frequent training values"
+    width = max(len("field"), *(len(field.name) for field in schema.fields))
+    yield f"{'field':<{width}} {'kind':<12} {'role':<6} {'rows':>10} {'offset':>10}  most frequent training values"
     for field in schema.fields:
         vocabulary = encoder.vocabularies.get(field.vocabulary or "")
         frequent = zip(vocabulary.values[:3], vocabulary.counts[:3].tolist(), strict=True) if vocabulary else ()
         shown = ", ".join(f"{value or 'missing'!r} x {count:,}" for value, count in frequent)
-        yield f"{field.name:<12} {field.kind:<12} {field.role or '':<6} {field.rows:>10,} {field.offset:>10,}  {shown}"
+        yield f"{field.name:<{width}} {field.kind:<12} {field.role or '':<6} {field.rows:>10,} {field.offset:>10,}  {shown}"
     yield f"{len(schema.fields)} fields, {schema.num_slots} slots, {schema.num_rows:,} table rows"
     yield ""
     yield f"{'split':<6} {'rows':>12} {'blocks':>7} {'mean label':>10} {'bytes':>14}"
@@ -44,7 +45,10 @@ def inspect(directory: str | os.PathLike, rows: int = 3) -> Iterator[str]:
             yield f"{split:<6} {store.rows:>12,} {store.num_blocks:>7,} {mean:>10} {size:>14,}"
     with BlockStore(directory / "train.lmdb") as store:
         first = store.slice(0, min(rows, store.rows))
-        labels, records = store.layout.labels(first).tolist(), encoder.decode(store.layout.ids(first))
+        labels, records = (
+            store.layout.labels(first).tolist(),
+            encoder.decode(store.layout.ids(first), store.layout.values(first)),
+        )
     for number, (label, values) in enumerate(zip(labels, records, strict=True)):
         cells = " ".join(f"{field.name}={value}" for field, value in zip(schema.fields, values, strict=True))
         yield f"train row {number}: label={label:g} {cells}"

@@ -1,11 +1,8 @@
-"""Numbers written as text, and what turns one into a token: the transforms of binned fields."""
+"""Numbers written as text, and torchfm's bins of them."""
 
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-
-from data_tools.errors import unknown
 
 _REMEMBERED = 1 << 16  # tokens; the same small counts come up in every chunk
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?", re.ASCII)
@@ -40,17 +37,3 @@ def log_squared_bin(token: str) -> str | None:
     if value is None:
         return None
     return str(int(math.log(value) ** 2)) if value > 2 else str(value - 2)
-
-
-_TRANSFORMS: dict[str, Callable[[str], str | None]] = {"log_squared_bin": log_squared_bin}
-
-
-def transform_tokens(transform: Mapping, values: Sequence[str]) -> Sequence[str | None]:
-    """``values`` after a field's ``transform`` (``{}``: as they are); None for one that it cannot take."""
-    name = transform.get("as")
-    if name is None:
-        return values
-    if name not in _TRANSFORMS:
-        raise unknown("transform", name, _TRANSFORMS)
-    function = _TRANSFORMS[name]
-    return [function(value) for value in values]

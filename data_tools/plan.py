@@ -1,6 +1,10 @@
 """What a build is asked for, and the same with every default filled in and checked."""
 
 import dataclasses
+import glob
+import json
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from data_tools import split as splitting
@@ -30,6 +34,7 @@ class BuildOptions:
     block_rows: int = DEFAULT_BLOCK_ROWS
     map_size: int = DEFAULT_MAP_SIZE
     name: str | None = None
+    schema: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Plan:
 
     @classmethod
     def of(cls, options: BuildOptions) -> "Plan":
-        chosen = get_format(options.format)
+        chosen = get_format(options.format, options.schema)
         if options.split not in splitting.KINDS:
             raise unknown("split", options.split, splitting.KINDS)
         label = parse_rule(options.label, chosen.label.column) if options.label else chosen.label
@@ -58,7 +63,7 @@ class Plan:
         else:
             if not options.inputs or any(options.split_files):
                 raise DataError("needs --input=FILE; --train, --valid and --test go with --split=files")
-            files = tuple((path, 0) for path in options.inputs)
+            files = tuple((path, 0) for path in expand(options.inputs))
         if options.split in splitting.NEEDS_TIMES and chosen.layout.timestamp is None:
             raise DataError(f"--split={options.split} needs timestamps, which {chosen.name} rows do not have")
         plan = cls(options, chosen, label, min_count, files)
@@ -75,6 +80,7 @@ class Plan:
         options = self.options
         return {
             "format": self.format.name,
+            "fields": json.loads(json.dumps([dataclasses.asdict(field) for field in self.format.fields])),
             "name": options.name or self.format.name,
             "label": format_rule(self.label),
             "min_count": self.min_count,
@@ -84,3 +90,14 @@ class Plan:
             "strict": options.strict,
             "block_rows": options.block_rows,
         }
+
+
+def expand(patterns: Sequence[str]) -> list[str]:
+    """The files that ``patterns`` name, those of a glob in the order of their names; raises ``DataError`` for none."""
+    files: list[str] = []
+    for pattern in patterns:
+        found = [pattern] if os.path.exists(pattern) or not glob.has_magic(pattern) else sorted(glob.glob(pattern))
+        if not found:
+            raise DataError(f"--input={pattern}: no file has such a name")
+        files += found
+    return files

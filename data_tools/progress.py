@@ -9,7 +9,7 @@ from tqdm import tqdm
 class Progress:
     """Shows ``what``, how far it is of ``total`` units, and rows/s. A context manager."""
 
-    def __init__(self, what: str, total: int, unit: str):
+    def __init__(self, what: str, total: int | None, unit: str):
         self._start_s = time.perf_counter()
         self._rows = 0
         self._bar = tqdm(

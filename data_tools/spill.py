@@ -1,6 +1,6 @@
 """Rows on their way into a data set: parsed once, kept as codes on disk until splits and vocabularies are known.
 
-Memory holds the distinct values of every field, never the rows. Axes: N rows, F fields.
+Memory holds the distinct cells of every column, never the rows. Axes: N rows, C columns.
 """
 
 import pathlib
@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data_tools.formats import Chunk, FieldSpec
-from data_tools.numeric import transform_tokens
+from data_tools.formats import Chunk
 
 _PORTION_ROWS = 1 << 17
 
@@ -17,23 +16,22 @@ _PORTION_ROWS = 1 << 17
 class Spill:
     """Files in ``directory`` (made here) of the rows added so far, in order."""
 
-    def __init__(self, directory: pathlib.Path, fields: Sequence[FieldSpec]):
+    def __init__(self, directory: pathlib.Path, columns: Sequence[str]):
         directory.mkdir()
-        self.fields = tuple(fields)
+        self.columns = tuple(columns)
         self.rows = 0
-        self._codes_of: list[dict[str, int]] = [{} for _ in fields]
+        self._codes_of: list[dict[str, int]] = [{} for _ in columns]
         self._paths = {name: directory / name for name in ("codes", "labels", "times")}
         self._files = {name: open(path, "wb") for name, path in self._paths.items()}
 
     def add(self, chunk: Chunk) -> None:
         """Adds a chunk's good rows."""
-        codes = np.empty((len(chunk.lines), len(self.fields)), np.int32)
-        for number, field in enumerate(self.fields):
-            tokens = chunk.columns[field.name]
+        codes = np.empty((len(chunk.lines), len(self.columns)), np.int32)
+        for number, name in enumerate(self.columns):
+            tokens = chunk.columns[name]
             known = self._codes_of[number]
-            values = transform_tokens(field.transform, tokens.values)
             # A value no row of the chunk holds any more (its rows were bad) gets a code too, and the count 0.
-            new = [known.setdefault(value, len(known)) for value in values]  # type: ignore[arg-type]
+            new = [known.setdefault(value, len(known)) for value in tokens.values]
             codes[:, number] = np.array(new, np.int32)[tokens.codes]
         assert chunk.labels is not None
         # Not ``tofile``, which says nothing when the disk is full.
@@ -48,31 +46,32 @@ class Spill:
         for file in self._files.values():
             file.close()
 
-    def values(self, field: int) -> list[str]:
-        """The distinct values [U] of a field, by code."""
-        return list(self._codes_of[field])
+    def values(self, column: str) -> list[str]:
+        """The distinct values [U] of a column, by code."""
+        return list(self._codes_of[self.columns.index(column)])
 
     def times(self) -> np.ndarray:
         """int64 [N]."""
         return np.fromfile(self._paths["times"], "<i8")
 
-    def codes(self, field: int) -> np.ndarray:
-        """int32 [N] of one field."""
-        return np.concatenate([codes[:, field] for _, codes, _ in self.portions()] or [np.zeros(0, np.int32)])
+    def codes(self, column: str) -> np.ndarray:
+        """int32 [N] of one column."""
+        number = self.columns.index(column)
+        return np.concatenate([codes[:, number] for _, codes, _ in self.portions()] or [np.zeros(0, np.int32)])
 
     def portions(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """All rows in order, some at a time: which, their codes int32 [n, F] and their labels float32 [n]."""
+        """All rows in order, some at a time: which, their codes int32 [n, C] and their labels float32 [n]."""
         with open(self._paths["codes"], "rb") as codes, open(self._paths["labels"], "rb") as labels:
             for start in range(0, self.rows, _PORTION_ROWS):
                 count = min(_PORTION_ROWS, self.rows - start)
-                portion = np.fromfile(codes, "<i4", count * len(self.fields)).reshape(count, len(self.fields))
+                portion = np.fromfile(codes, "<i4", count * len(self.columns)).reshape(count, len(self.columns))
                 yield slice(start, start + count), portion, np.fromfile(labels, "<f4", count)
 
-    def count(self, rows: np.ndarray) -> list[np.ndarray]:
-        """How often each value occurs among ``rows`` (a mask [N]): a list of int64 [U], one a field."""
+    def count(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """How often each value occurs among ``rows`` (a mask [N]): int64 [U] by column."""
         counts = [np.zeros(len(known), np.int64) for known in self._codes_of]
         for where, codes, _ in self.portions():
             chosen = codes[rows[where]]
             for number, total in enumerate(counts):
                 total += np.bincount(chosen[:, number], minlength=len(total))
-        return counts
+        return dict(zip(self.columns, counts, strict=True))

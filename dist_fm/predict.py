@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     mesh = make_mesh(start_devices(whole_number("devices", flags["devices"]), flags["platform"]))
     engine, state = open_best(run, run.config(), mesh)
 
-    with _written_whole(output) as (scores, errors), Progress("predict", rows.total_bytes, "B") as bar:
+    with _written_whole(output) as (scores, errors), Progress("predict", rows.text_bytes, "B") as bar:
         writer = csv.writer(scores, lineterminator="\n")
         writer.writerow(["row", "score", *keep])
         for chunk in rows:

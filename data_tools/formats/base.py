@@ -40,6 +40,7 @@ class TextLayout:
     columns: tuple[Column, ...]
     label: str | None = None
     timestamp: str | None = None
+    needs_header: bool = False  # its files name their columns: ``columns`` has no order
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "columns": [dataclasses.asdict(column) for column in self.columns]}
@@ -53,12 +54,26 @@ class TextLayout:
 
 @dataclasses.dataclass(frozen=True)
 class FieldSpec:
-    """A field made of the column of the same name, by ``transform`` (see ``numeric.py``; empty: as it is)."""
+    """A field made of ``column`` (default: the one of its name) by ``transform`` (see ``transforms.py``).
+
+    Fields with the same ``shares`` have their table rows in common. ``min_count`` overrides the build's. From training
+    rows, ``scale`` (none, standard, minmax) fits a numeric field's shift and divisor, ``bins`` a binned one's edges.
+    """
 
     name: str
     kind: str = "categorical"
     role: str | None = None
     transform: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    column: str | None = None
+    shares: str | None = None
+    min_count: int | None = None
+    scale: str = "none"
+    bins: int = 0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns that it reads: one, or those of a cross."""
+        return tuple(self.transform.get("cross") or [self.column or self.name])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,9 @@ def find_columns(
         delimiter, cells = header
         positions = _positions(cells, layout, keep, where)
         has_header, width = True, len(cells)
+    elif layout.needs_header:
+        every = ", ".join(column.name for column in layout.columns)
+        raise DataError(f"{where}: the first line names no column of {layout.format} ({every}): {first[:80]!r}")
     else:
         delimiter, names = _without_header(lines, layout, for_prediction, where)
         positions = {name: position for position, name in enumerate(names)}

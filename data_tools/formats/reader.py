@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from data_tools.errors import DataError
 from data_tools.formats.base import Column, TextLayout
+from data_tools.formats.files import RawFile
 from data_tools.formats.header import find_columns
 from data_tools.formats.lines import Cells, find_cells, read_lines
 from data_tools.labels import label_value
@@ -72,8 +72,8 @@ def open_rows(
 class RowReader:
     """Iterates once over the ``Chunk``s of a file. Empty lines at its end are no rows; others are bad rows.
 
-    ``columns`` says what was found where, ``total_bytes`` is the file's size and ``crc32``, once all is read, its
-    checksum.
+    ``columns`` says what was found where, ``total_bytes`` is the file's size on disk, ``text_bytes`` that of its
+    text (None: not known, as it is compressed) and ``crc32``, once all is read, the file's checksum.
     """
 
     def __init__(
@@ -88,17 +88,14 @@ class RowReader:
         if label is None and not for_prediction:
             raise ValueError("reading rows to train on needs a label rule")
         self.path = path
-        self.crc32 = 0
         self._label = None if for_prediction else label
         self._timestamp = None if for_prediction else layout.timestamp
         self._pending_empty: list[int] = []  # empty lines that may turn out to be the file's last
+        self._file = RawFile(path)
+        self.total_bytes = self._file.total_bytes
+        self.text_bytes = None if self._file.compressed else self.total_bytes
         try:
-            self._file = open(path, "rb")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-        try:
-            self.total_bytes = os.fstat(self._file.fileno()).st_size
-            self._texts = read_lines(self._read, chunk_bytes, where=path)
+            self._texts = read_lines(self._file.read, chunk_bytes, where=path)
             self._first = next(self._texts, b"")
             while not self._first.strip(b"\n"):  # nothing in it to tell the columns by
                 text = next(self._texts, None)
@@ -116,6 +113,10 @@ class RowReader:
             unchecked = for_prediction and column.name in (layout.label, layout.timestamp)
             if column.name in self.columns.positions and not unchecked and (column.required or column.type != "token"):
                 self._checks[column.name] = _check(column, self._label)
+
+    @property
+    def crc32(self) -> int:
+        return self._file.crc32
 
     @property
     def has_times(self) -> bool:
@@ -138,14 +139,6 @@ class RowReader:
                 text = next(self._texts, None)
             if not row:
                 raise DataError(f"{self.path}: the file has no rows")
-
-    def _read(self, num_bytes: int) -> bytes:
-        try:
-            data = self._file.read(num_bytes)
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
-        self.crc32 = zlib.crc32(data, self.crc32)
-        return data
 
     def _chunk(self, text: bytes, first_row: int, first_line: int) -> Chunk:
         cells = find_cells(text, self.columns.delimiter, self.columns.width)
