@@ -11,13 +11,14 @@ from typing import Any, TextIO
 import numpy as np
 
 from data_tools import split as splitting
-from data_tools.encode import RowCoder, has_values
+from data_tools.encode import RowCoder, has_values, own_cells
 from data_tools.errors import DataError
 from data_tools.fit import Cells, fit_fields, needed_columns
 from data_tools.formats import FieldSpec, open_rows
 from data_tools.manifest import QUARANTINE, Manifest, describe_files, sum_file, sync_file
 from data_tools.plan import BuildOptions, Plan
 from data_tools.progress import Progress
+from data_tools.side_tables import Attributes
 from data_tools.spill import Spill
 from data_tools.split import SPLITS
 from data_tools.staging import check_output, staged
@@ -63,7 +64,7 @@ def _existing(output: pathlib.Path, plan: Plan) -> Manifest | None:
 
 
 def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Manifest:
-    spill = Spill(staging / "spill", needed_columns(plan.format.fields))
+    spill = Spill(staging / "spill", needed_columns(plan.fields))
     with open(staging / QUARANTINE, "w", encoding="utf-8") as quarantine:
         inputs, has_times = _read(plan, spill, quarantine)
     rows_in = sum(about["rows"] for about in inputs)
@@ -72,7 +73,8 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
     splits = _assign(plan, spill, inputs)
     if not (splits == 0).any():
         raise DataError(f"--split={plan.options.split} leaves none of the {spill.rows} rows for training")
-    fields, vocabularies = _fit(plan, spill, splits == 0, staging)
+    attributes = {f"{table.name}.table.tsv": Attributes.read(table, path) for table, path in plan.tables}
+    fields, vocabularies = _fit(plan, spill, splits == 0, attributes, staging)
     schema = Schema(
         name=plan.options.name or plan.format.name,
         fields=fields,
@@ -80,7 +82,7 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
         has_values=has_values(fields),
         source=plan.format.layout.to_json(),
     )
-    counts = _write(plan, spill, splits, schema, vocabularies, staging)
+    counts = _write(plan, spill, splits, RowCoder(schema, vocabularies, spill.cells(), attributes), staging)
     schema = dataclasses.replace(schema, counts=counts)
     (staging / "schema.json").write_text(schema.to_json(), encoding="utf-8")
     shutil.rmtree(staging / "spill")
@@ -138,35 +140,39 @@ def _assign(plan: Plan, spill: Spill, inputs: Sequence[dict[str, Any]]) -> np.nd
     times = spill.times() if kind in splitting.NEEDS_TIMES else None
     users: tuple[np.ndarray | None, list[str]] = (None, [])
     if kind in splitting.NEEDS_USERS and plan.user_field is not None:
-        column = plan.format.fields[plan.user_field].columns[0]
+        column = plan.fields[plan.user_field].columns[0]
         users = spill.codes(column), spill.values(column)
     return splitting.assign(kind, spill.rows, plan.options.fractions, plan.options.seed, times, *users)
 
 
 def _fit(
-    plan: Plan, spill: Spill, in_train: np.ndarray, staging: pathlib.Path
+    plan: Plan, spill: Spill, in_train: np.ndarray, attributes: dict[str, Attributes], staging: pathlib.Path
 ) -> tuple[tuple[Field, ...], dict[str, Vocabulary]]:
     """The fields, and the vocabularies by file name, as the training rows have them."""
     counts = spill.count(in_train)
 
+    specs = list(plan.format.fields)
+    for table, _ in plan.tables:
+        file = f"{table.name}.table.tsv"
+        joined = {"join": file, "join_sha256": attributes[file].save(staging / "vocab" / file)}
+        specs += [dataclasses.replace(spec, transform={**spec.transform, **joined}) for spec in table.fields]
+
     def cells_of(spec: FieldSpec) -> Cells:
         (column,) = spec.columns
-        return spill.values(column), counts[column]
+        return own_cells(spec.transform, attributes, spill.values(column)), counts[column]
 
-    return fit_fields(plan.format.fields, cells_of, plan.min_count, staging / "vocab")
+    return fit_fields(specs, cells_of, plan.min_count, staging / "vocab")
 
 
 def _write(
     plan: Plan,
     spill: Spill,
     splits: np.ndarray,
-    schema: Schema,
-    vocabularies: dict[str, Vocabulary],
+    coder: RowCoder,
     staging: pathlib.Path,
 ) -> dict[str, dict[str, int]]:
     """Writes the stores; returns the schema's counts."""
-    layout = RecordLayout.for_schema(schema)
-    coder = RowCoder(schema, vocabularies, {name: spill.values(name) for name in spill.columns})
+    layout = RecordLayout.for_schema(coder.schema)
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(

@@ -91,6 +91,8 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="the data set to make")
     parser.add_argument("--schema", metavar="FILE", help="TOML file that describes csv or tsv files (see the README)")
+    about = "attributes from a side table: users=FILE, items=FILE (movielens)"
+    parser.add_argument("--table", nargs="+", default=[], metavar="NAME=FILE", help=about)
     parser.add_argument("--label", metavar="RULE", help="above:NUMBER, binary or value (default: the format's)")
     parser.add_argument("--min_count", type=int, help="training rows a value needs for an id (default: the format's)")
     parser.add_argument("--split", default="random", help=f"{', '.join(KINDS)} (default: random)")
@@ -146,6 +148,7 @@ def _build(options: argparse.Namespace) -> int:
             format=options.format,
             output=options.output,
             schema=options.schema,
+            tables=tuple(_name_and_file(text) for text in options.table),
             inputs=tuple(options.input),
             split_files=(options.train, options.valid, options.test),
             label=options.label,
@@ -163,6 +166,13 @@ def _build(options: argparse.Namespace) -> int:
     counts = ", ".join(f"{split} {about['rows']:,}" for split, about in manifest.splits.items())
     print(f"{options.output}: {counts} rows; {manifest.rows_quarantined:,} of {manifest.rows_in:,} rows quarantined")
     return 0
+
+
+def _name_and_file(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals:
+        raise DataError(f"--table={text}: needs a name and a file, as in --table users=users.dat")
+    return name, path
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -2,13 +2,15 @@
 
 import os
 import pathlib
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from data_tools.coding import code_cells, columns_of, field_cells
+from data_tools.coding import Coded, code_cells, columns_of, field_cells
 from data_tools.errors import DataError
+from data_tools.side_tables import Attributes, load_attributes
 from data_tools.tokens import Tokens
 from data_tools.vocab import UNSEEN, Vocabulary
 from dist_fm.data.schema import EMPTY, Field, Schema
@@ -19,11 +21,24 @@ def has_values(fields: Iterable[Field]) -> bool:
     return any(field.kind == "numeric" or field.transform.get("pool") == "mean" for field in fields)
 
 
+def own_cells(
+    transform: Mapping[str, Any], attributes: Mapping[str, Attributes], cells: Sequence[str]
+) -> Sequence[str]:
+    """The cells that a field's transform works on: ``cells``, or the attributes of which they are the keys."""
+    return attributes[transform["join"]].take(transform["take"], cells) if "join" in transform else cells
+
+
 class RowCoder:
     """Codes rows given as codes into the distinct cells, ``cells`` [U] by column: each cell is worked on once."""
 
-    def __init__(self, schema: Schema, vocabularies: Mapping[str, Vocabulary], cells: Mapping[str, Sequence[str]]):
-        self.schema, self._vocabularies, self._cells = schema, vocabularies, cells
+    def __init__(
+        self,
+        schema: Schema,
+        vocabularies: Mapping[str, Vocabulary],
+        cells: Mapping[str, Sequence[str]],
+        attributes: Mapping[str, Attributes],
+    ):
+        self.schema, self._vocabularies, self._cells, self._attributes = schema, vocabularies, cells, attributes
         single = [field for field in schema.fields if len(columns_of(field)) == 1]
         self._coded = {field.name: self._code(field, cells[columns_of(field)[0]]) for field in single}
 
@@ -42,15 +57,21 @@ class RowCoder:
             return rows, None
         return rows, np.concatenate([coded.values[at] for coded, at in parts], axis=1)
 
-    def _code(self, field: Field, cells: Sequence[str]):
-        return code_cells(field, self._vocabularies.get(field.vocabulary or ""), cells)
+    def _code(self, field: Field, cells: Sequence[str]) -> Coded:
+        own = own_cells(field.transform, self._attributes, cells)
+        return code_cells(field, self._vocabularies.get(field.vocabulary or ""), own)
 
 
 class Encoder:
     """Encodes raw columns as a schema says; a value that the vocabulary does not hold is its field's unseen row."""
 
-    def __init__(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]):
-        self.schema = schema
+    def __init__(
+        self,
+        schema: Schema,
+        vocabularies: Mapping[str, Vocabulary],
+        attributes: Mapping[str, Attributes] = types.MappingProxyType({}),
+    ):
+        self.schema, self.attributes = schema, attributes
         self.vocabularies = dict(vocabularies)
         for field in schema.fields:
             if field.vocabulary is not None and vocabularies[field.vocabulary].rows != field.rows:
@@ -65,7 +86,7 @@ class Encoder:
         if not path.is_file():
             raise DataError(f"{directory} has no schema.json, so it is neither a data set nor a run")
         schema = Schema.from_json(path.read_text(encoding="utf-8", errors="replace"), where=str(path))
-        return cls(schema, load_vocabularies(schema, directory))
+        return cls(schema, load_vocabularies(schema, directory), load_attributes(schema, directory))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -82,7 +103,8 @@ class Encoder:
         if missing:
             raise DataError(f"there is no column {missing[0]!r}; columns given: {', '.join(columns)}")
         tokens = {name: Tokens.of(columns[name]) for name in self.columns}
-        coder = RowCoder(self.schema, self.vocabularies, {name: column.values for name, column in tokens.items()})
+        cells = {name: column.values for name, column in tokens.items()}
+        coder = RowCoder(self.schema, self.vocabularies, cells, self.attributes)
         return coder.code({name: column.codes for name, column in tokens.items()})
 
     def decode(self, ids: np.ndarray, values: np.ndarray | None = None) -> list[list[str]]:

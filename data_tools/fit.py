@@ -100,7 +100,8 @@ def _own_rows(spec: FieldSpec, cells: Sequence[str], counts: np.ndarray) -> int:
 
 def _count_tokens(parts: Sequence[tuple[Mapping[str, Any], Sequence[str], np.ndarray]]) -> Cells:
     """The distinct tokens of all parts and how often training rows hold each."""
-    if len(parts) == 1 and is_plain(parts[0][0]):
+    # Cells of the raw column itself are distinct; attributes of different keys may be alike.
+    if len(parts) == 1 and is_plain(parts[0][0]) and "join" not in parts[0][0]:
         return parts[0][1:]
     totals: collections.Counter[str] = collections.Counter()
     for transform, cells, counts in parts:

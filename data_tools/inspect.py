@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from data_tools.encode import Encoder, load_vocabularies
+from data_tools.encode import Encoder
 from data_tools.manifest import QUARANTINE, Manifest
 from data_tools.split import SPLITS
 from dist_fm.data.schema import read_schema
@@ -22,7 +22,7 @@ def inspect(directory: str | os.PathLike, rows: int = 3) -> Iterator[str]:
     directory = pathlib.Path(directory)
     schema = read_schema(directory)
     manifest = Manifest.load(directory)
-    encoder = Encoder(schema, load_vocabularies(schema, directory))
+    encoder = Encoder.from_directory(directory)
     total_bytes = sum(about["bytes"] for about in manifest.files.values())
     yield f"{directory}: {schema.name}, {manifest.rows_in:,} rows read, {total_bytes:,} bytes"
     yield f"label: {schema.label.column}, {manifest.options['label']}; split: {manifest.options['split']}"
@@ -34,7 +34,8 @@ def inspect(directory: str | os.PathLike, rows: int = 3) -> Iterator[str]:
         vocabulary = encoder.vocabularies.get(field.vocabulary or "")
         frequent = zip(vocabulary.values[:3], vocabulary.counts[:3].tolist(), strict=True) if vocabulary else ()
         shown = ", ".join(f"{value or 'missing'!r} x {count:,}" for value, count in frequent)
-        yield f"{field.name:<{width}} {field.kind:<12} {field.role or '':<6} {field.rows:>10,} {field.offset:>10,}  {shown}"
+        about = f"{field.name:<{width}} {field.kind:<12} {field.role or '':<6}"
+        yield f"{about} {field.rows:>10,} {field.offset:>10,}  {shown}"
     yield f"{len(schema.fields)} fields, {schema.num_slots} slots, {schema.num_rows:,} table rows"
     yield ""
     yield f"{'split':<6} {'rows':>12} {'blocks':>7} {'mean label':>10} {'bytes':>14}"

@@ -9,8 +9,9 @@ from typing import Any
 
 from data_tools import split as splitting
 from data_tools.errors import DataError, unknown
-from data_tools.formats import Format, get_format
+from data_tools.formats import FieldSpec, Format, SideTable, get_format
 from data_tools.labels import format_rule, parse_rule
+from data_tools.manifest import sum_file
 from dist_fm.data.schema import Label
 from dist_fm.data.store import DEFAULT_BLOCK_ROWS, DEFAULT_MAP_SIZE
 
@@ -35,6 +36,7 @@ class BuildOptions:
     map_size: int = DEFAULT_MAP_SIZE
     name: str | None = None
     schema: str | None = None
+    tables: tuple[tuple[str, str], ...] = ()  # names and files of the format's side tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Plan:
     label: Label
     min_count: int
     files: tuple[tuple[str, int], ...]  # path, and the split it is for with split="files"
+    tables: tuple[tuple[SideTable, str], ...] = ()
 
     @classmethod
     def of(cls, options: BuildOptions) -> "Plan":
@@ -66,24 +69,36 @@ class Plan:
             files = tuple((path, 0) for path in expand(options.inputs))
         if options.split in splitting.NEEDS_TIMES and chosen.layout.timestamp is None:
             raise DataError(f"--split={options.split} needs timestamps, which {chosen.name} rows do not have")
-        plan = cls(options, chosen, label, min_count, files)
+        known = {table.name: table for table in chosen.tables}
+        for name, _ in options.tables:
+            if name not in known:
+                raise unknown(f"side table of {chosen.name}", name, known)
+        plan = cls(
+            options, chosen, label, min_count, files, tuple((known[name], path) for name, path in options.tables)
+        )
         if options.split in splitting.NEEDS_USERS and plan.user_field is None:
             raise DataError(f"--split={options.split} needs a user field, which {chosen.name} rows do not have")
         return plan
 
     @property
+    def fields(self) -> tuple[FieldSpec, ...]:
+        """The format's fields, and those of its side tables that are given."""
+        return self.format.fields + tuple(field for table, _ in self.tables for field in table.fields)
+
+    @property
     def user_field(self) -> int | None:
-        return next((i for i, field in enumerate(self.format.fields) if field.role == "user"), None)
+        return next((i for i, field in enumerate(self.fields) if field.role == "user"), None)
 
     def to_json(self) -> dict[str, Any]:
         """What decides the data set's content, apart from its inputs."""
         options = self.options
         return {
             "format": self.format.name,
-            "fields": json.loads(json.dumps([dataclasses.asdict(field) for field in self.format.fields])),
+            "fields": json.loads(json.dumps([dataclasses.asdict(field) for field in self.fields])),
             "name": options.name or self.format.name,
             "label": format_rule(self.label),
             "min_count": self.min_count,
+            "tables": [[table.name, path, *sum_file(path)] for table, path in self.tables],
             "split": options.split,
             "fractions": list(options.fractions),
             "seed": options.seed,

@@ -9,6 +9,7 @@ all of these, and ``missing`` (whether such a cell says so too). Axes: U cells.
 import datetime
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from data_tools.numeric import log_squared_bin, parse_integer, parse_number
 
 EMPTY_BIN = "NULL"  # an empty cell of a binned field: a value of its own
 POOLS = ("mean", "sum")
+_YEAR = re.compile(r"\((\d{4})\)\s*$")
 KEEPS = ("first", "last")
 REDUCES = ("mean", "sum", "last")
 TIME_PARTS: dict[str, Callable[[datetime.datetime], int]] = {
@@ -54,10 +56,12 @@ def _token_function(transform: Mapping[str, Any]) -> Callable[[str], str | None]
     name = transform.get("as")
     if name == "log_squared_bin":
         return log_squared_bin
+    if name == "title_year":
+        return _title_year
     if name in TIME_PARTS:
         return functools.partial(_time_part, name, transform.get("format"))
     if name is not None:
-        raise unknown("transform", name, ["log_squared_bin", *TIME_PARTS])
+        raise unknown("transform", name, ["log_squared_bin", "title_year", *TIME_PARTS])
     if "edges" in transform:
         edges, log = np.asarray(transform["edges"], np.float64), bool(transform.get("log"))
         return lambda cell: _bin(cell, edges, log)
@@ -74,6 +78,12 @@ def _bin(cell: str, edges: np.ndarray, log: bool) -> str | None:
 
 def _logged(number: float) -> float:
     return math.copysign(math.log1p(abs(number)), number)
+
+
+def _title_year(title: str) -> str:
+    """The year in brackets that a film's title ends with; empty where there is none."""
+    found = _YEAR.search(title)
+    return found[1] if found else ""
 
 
 def _time_part(part: str, form: str | None, cell: str) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_tools.encode import Encoder, load_vocabularies
+from data_tools.encode import Encoder
 from data_tools.errors import DataError
 from data_tools.manifest import QUARANTINE, Manifest, describe_files
 from data_tools.progress import Progress
@@ -28,7 +28,7 @@ def verify(directory: str | os.PathLike) -> list[str]:
     if manifest.fingerprint != schema.fingerprint:
         problems.append(f"{directory}: the manifest's fingerprint is not the schema's")
     try:
-        Encoder(schema, load_vocabularies(schema, directory))
+        Encoder.from_directory(directory)
     except DataError as error:
         problems.append(str(error))
     for split in SPLITS:

@@ -293,3 +293,54 @@ def test_real_files_build_and_verify(name, shared, tmp_path):
     assert manifest.rows_in == len(path.read_bytes().splitlines()) - 1 and manifest.rows_quarantined == 0
     assert verify(tmp_path / "set") == []
     assert set(FORMATS) >= set(REAL)
+
+
+USERS = "1::F::25::3::1\n2::M::25::4::2\n3::F::56::3::2\n"
+ITEMS = "10::A film (1999)::Comedy|Drama\n11::Another::Drama\n12::Third (2001)::Drama|War|Comedy\n"
+RATINGS = [(1, 10), (2, 11), (1, 12), (3, 11), (2, 99)]
+
+
+@pytest.fixture
+def movies(tmp_path):
+    for name, text in (("users.dat", USERS), ("movies.dat", ITEMS)):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "ratings.dat").write_text("".join(f"{u}::{i}::5::{n}\n" for n, (u, i) in enumerate(RATINGS)))
+    tables = (("users", str(tmp_path / "users.dat")), ("items", str(tmp_path / "movies.dat")))
+    return BuildOptions("movielens-1m", str(tmp_path / "set"), (str(tmp_path / "ratings.dat"),), split="none",
+                        tables=tables)  # fmt: skip
+
+
+def test_attributes_of_users_and_films_are_taken_by_their_keys(movies, tmp_path):
+    build(movies, say=lambda _: None)
+    assert verify(tmp_path / "set") == []
+    encoder = Encoder.from_directory(tmp_path / "set")
+    fields = [field.name for field in encoder.schema.fields]
+    assert fields == ["user", "item", "gender", "age", "occupation", "year", "genres"]
+    # Counts over ratings: Drama 4 (film 99 has no attributes), Comedy 2, War 1.
+    assert encoder.vocabularies["genres.tsv"].values == ["Drama", "Comedy", "War"]
+    assert encoder.vocabularies["genres.tsv"].counts.tolist() == [4, 2, 1]
+    assert encoder.vocabularies["gender.tsv"].values == ["F", "M"]
+    assert encoder.vocabularies["gender.tsv"].counts.tolist() == [3, 2]
+    ids, values = encoder.encode({"user": ["1", "2", "4"], "item": ["12", "99", "10"]})
+    assert [row[2:] for row in encoder.decode(ids, values)] == [
+        ["F", "25", "3", "2001", "Drama|War|Comedy"],
+        ["M", "25", "4", "", ""],
+        ["<unseen>", "<unseen>", "<unseen>", "1999", "Comedy|Drama"],
+    ]
+    genres = next(field for field in encoder.schema.fields if field.name == "genres")
+    assert ids[0, 6:9].tolist() == [genres.offset + 1, genres.offset + 3, genres.offset + 2]
+    np.testing.assert_allclose(values[0, 6:], [1 / 3] * 3 + [0] * 7, rtol=1e-6)
+    (tmp_path / "set" / "vocab" / "users.table.tsv").write_text("")
+    assert any("users.table.tsv" in problem and "changed" in problem for problem in verify(tmp_path / "set"))
+
+
+def test_side_tables_that_cannot_be_used_are_refused(movies, tmp_path):
+    with pytest.raises(DataError, match="did you mean 'users'"):
+        build(BuildOptions(**{**vars(movies), "tables": (("user", "x"),)}))
+    (tmp_path / "users.dat").write_text(USERS + USERS)
+    with pytest.raises(DataError, match="users.dat:4: user_id '1' is there twice"):
+        build(movies)
+    (tmp_path / "users.dat").write_text(USERS + "4::F\n")
+    with pytest.raises(DataError, match="users.dat:4: 2 columns instead of 5"):
+        build(movies)
+    assert not (tmp_path / "set").exists()

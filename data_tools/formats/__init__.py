@@ -2,7 +2,7 @@
 
 from data_tools.errors import DataError, unknown
 from data_tools.formats import avazu, criteo, eleme, frappe, kmrd, movielens
-from data_tools.formats.base import Column, FieldSpec, Format, TextLayout
+from data_tools.formats.base import Column, FieldSpec, Format, SideTable, TextLayout
 from data_tools.formats.described import DELIMITERS, read_format
 from data_tools.formats.reader import BadRow, Chunk, RowReader, open_rows
 
@@ -34,6 +34,7 @@ __all__ = [
     "FieldSpec",
     "Format",
     "RowReader",
+    "SideTable",
     "TextLayout",
     "get_format",
     "open_rows",

@@ -77,6 +77,17 @@ class FieldSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class SideTable:
+    """A file of attributes: its first column is the key, which rows have as column ``key``; ``fields`` by ``take``."""
+
+    name: str
+    about: str
+    key: str
+    layout: TextLayout
+    fields: tuple[FieldSpec, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Format:
     """A raw format with its defaults: ``label`` rule, and the count below which a value is left to the unseen id."""
 
@@ -86,3 +97,4 @@ class Format:
     fields: tuple[FieldSpec, ...]
     label: Label
     min_count: int = 1
+    tables: tuple[SideTable, ...] = ()
