@@ -5,15 +5,16 @@ import dataclasses
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import numpy as np
 
 from data_tools import split as splitting
-from data_tools.encode import RowCoder, has_values, own_cells
+from data_tools.coding import columns_of
+from data_tools.encode import Encoder, RowCoder, has_values, own_cells
 from data_tools.errors import DataError
-from data_tools.fit import Cells, fit_fields, needed_columns
+from data_tools.fit import Cells, fit_fields, grow_fields, needed_columns
 from data_tools.formats import FieldSpec, open_rows
 from data_tools.manifest import QUARANTINE, Manifest, describe_files, sum_file, sync_file
 from data_tools.plan import BuildOptions, Plan
@@ -73,8 +74,10 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
     splits = _assign(plan, spill, inputs)
     if not (splits == 0).any():
         raise DataError(f"--split={plan.options.split} leaves none of the {spill.rows} rows for training")
-    attributes = {f"{table.name}.table.tsv": Attributes.read(table, path) for table, path in plan.tables}
-    fields, vocabularies = _fit(plan, spill, splits == 0, attributes, staging)
+    if plan.options.vocab_from is None:
+        fields, vocabularies, attributes = _fit(plan, spill, splits == 0, staging)
+    else:
+        fields, vocabularies, attributes = _fit_as_before(plan, plan.options.vocab_from, spill, splits == 0, staging)
     schema = Schema(
         name=plan.options.name or plan.format.name,
         fields=fields,
@@ -145,23 +148,49 @@ def _assign(plan: Plan, spill: Spill, inputs: Sequence[dict[str, Any]]) -> np.nd
     return splitting.assign(kind, spill.rows, plan.options.fractions, plan.options.seed, times, *users)
 
 
-def _fit(
-    plan: Plan, spill: Spill, in_train: np.ndarray, attributes: dict[str, Attributes], staging: pathlib.Path
-) -> tuple[tuple[Field, ...], dict[str, Vocabulary]]:
-    """The fields, and the vocabularies by file name, as the training rows have them."""
-    counts = spill.count(in_train)
+Fitted = tuple[tuple[Field, ...], Mapping[str, Vocabulary], Mapping[str, Attributes]]
 
+
+def _fit(plan: Plan, spill: Spill, in_train: np.ndarray, staging: pathlib.Path) -> Fitted:
+    """The fields as the training rows have them, and vocabularies and side tables by file name, saved."""
+    attributes = {f"{table.name}.table.tsv": Attributes.read(table, path) for table, path in plan.tables}
     specs = list(plan.format.fields)
     for table, _ in plan.tables:
         file = f"{table.name}.table.tsv"
         joined = {"join": file, "join_sha256": attributes[file].save(staging / "vocab" / file)}
         specs += [dataclasses.replace(spec, transform={**spec.transform, **joined}) for spec in table.fields]
+    counts = spill.count(in_train)
 
     def cells_of(spec: FieldSpec) -> Cells:
         (column,) = spec.columns
         return own_cells(spec.transform, attributes, spill.values(column)), counts[column]
 
-    return fit_fields(specs, cells_of, plan.min_count, staging / "vocab")
+    return *fit_fields(specs, cells_of, plan.min_count, staging / "vocab"), attributes
+
+
+def _fit_as_before(plan: Plan, directory: str, spill: Spill, in_train: np.ndarray, staging: pathlib.Path) -> Fitted:
+    """The fields of the data set in ``directory``, with its vocabularies as they are, or grown."""
+    before = Encoder.from_directory(directory)
+    fields = before.schema.fields
+    own = {spec.name: spec for spec in plan.format.fields}
+    lacking = [field.name for field in fields if "join" not in field.transform and field.name not in own]
+    further = own.keys() - {field.name for field in fields}
+    if lacking or further:
+        name, where = (lacking[0], plan.format.name) if lacking else (sorted(further)[0], directory)
+        raise DataError(f"--vocab_from={directory}: its fields are not those of {plan.format.name}: "
+                        f"{where} has no field {name!r}")  # fmt: skip
+    shutil.copytree(pathlib.Path(directory) / "vocab", staging / "vocab")
+    if not plan.options.grow:
+        return fields, before.vocabularies, before.attributes
+    counts = spill.count(in_train)
+    least = lambda spec: plan.min_count if spec is None or spec.min_count is None else spec.min_count
+
+    def cells_of(field: Field) -> Cells:
+        (column,) = columns_of(field)
+        return own_cells(field.transform, before.attributes, spill.values(column)), counts[column]
+
+    min_counts = {field.name: least(own.get(field.name)) for field in fields}
+    return *grow_fields(fields, before.vocabularies, cells_of, min_counts, staging / "vocab"), before.attributes
 
 
 def _write(

@@ -91,6 +91,8 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="the data set to make")
     parser.add_argument("--schema", metavar="FILE", help="TOML file that describes csv or tsv files (see the README)")
+    parser.add_argument("--vocab_from", metavar="DIR", help="encode with the vocabularies of this data set or run")
+    parser.add_argument("--grow", action="store_true", help="and add the new values that pass --min_count to them")
     about = "attributes from a side table: users=FILE, items=FILE (movielens)"
     parser.add_argument("--table", nargs="+", default=[], metavar="NAME=FILE", help=about)
     parser.add_argument("--label", metavar="RULE", help="above:NUMBER, binary or value (default: the format's)")
@@ -148,6 +150,8 @@ def _build(options: argparse.Namespace) -> int:
             format=options.format,
             output=options.output,
             schema=options.schema,
+            vocab_from=options.vocab_from,
+            grow=options.grow,
             tables=tuple(_name_and_file(text) for text in options.table),
             inputs=tuple(options.input),
             split_files=(options.train, options.valid, options.test),

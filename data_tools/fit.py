@@ -4,6 +4,7 @@ Axes: U distinct cells of a raw column, with how many training rows hold each.
 """
 
 import collections
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -64,6 +65,39 @@ def fit_fields(
     return tuple(fields[spec.name] for spec in specs), vocabularies
 
 
+def grow_fields(
+    fields: Sequence[Field],
+    vocabularies: Mapping[str, Vocabulary],
+    cells_of: Callable[[Field], Cells],
+    min_counts: Mapping[str, int],
+    directory: pathlib.Path,
+) -> tuple[tuple[Field, ...], dict[str, Vocabulary]]:
+    """``fields`` of an earlier data set with further values that training rows hold often enough, behind the old ones.
+
+    A value keeps its id within the field; offsets move. Scales, edges and buckets stay. ``min_counts`` by field.
+    """
+    members: dict[int, list[Field]] = {}
+    for field in fields:
+        members.setdefault(field.offset, []).append(field)
+    grown: dict[str, Field] = {}
+    found: dict[str, Vocabulary] = {}
+    offset = 0
+    for _, alike in sorted(members.items()):
+        first = alike[0]
+        rows, digest = first.rows, None
+        if first.vocabulary is not None:
+            counted = [(field.transform, *cells_of(field)) for field in alike]
+            vocabulary = vocabularies[first.vocabulary].grown(*_count_tokens(counted), min_counts[first.name])
+            found[first.vocabulary], rows = vocabulary, vocabulary.rows
+            digest = vocabulary.save(directory / first.vocabulary)
+        elif "add" in first.transform:
+            rows = max(rows, _own_rows(first, *cells_of(first)))
+        for field in alike:
+            grown[field.name] = dataclasses.replace(field, rows=rows, offset=offset, vocabulary_sha256=digest)
+        offset += rows
+    return tuple(grown[field.name] for field in fields), found
+
+
 def _slots(spec: FieldSpec) -> int:
     if spec.kind == "numeric":
         return 2 if spec.transform.get("missing") else 1
@@ -92,7 +126,7 @@ def _measured(transform: Mapping[str, Any], cells: Sequence[str], counts: np.nda
     return numbers[~empty], counts[~empty]
 
 
-def _own_rows(spec: FieldSpec, cells: Sequence[str], counts: np.ndarray) -> int:
+def _own_rows(spec: FieldSpec | Field, cells: Sequence[str], counts: np.ndarray) -> int:
     """Rows for raw ids 0 to the largest in training, each shifted by ``add``, and the unseen."""
     tokens = (cell for cell, count in zip(cells, counts.tolist(), strict=True) if count)
     return max((int(token) for token in tokens if token.isdecimal()), default=-1) + spec.transform["add"] + 1

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_tools import split as splitting
+from data_tools.encode import Encoder
 from data_tools.errors import DataError, unknown
 from data_tools.formats import FieldSpec, Format, SideTable, get_format
 from data_tools.labels import format_rule, parse_rule
@@ -37,6 +38,8 @@ class BuildOptions:
     name: str | None = None
     schema: str | None = None
     tables: tuple[tuple[str, str], ...] = ()  # names and files of the format's side tables
+    vocab_from: str | None = None  # data set or run whose fields and vocabularies are used
+    grow: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,10 @@ class Plan:
             files = tuple((path, 0) for path in expand(options.inputs))
         if options.split in splitting.NEEDS_TIMES and chosen.layout.timestamp is None:
             raise DataError(f"--split={options.split} needs timestamps, which {chosen.name} rows do not have")
+        if options.grow and options.vocab_from is None:
+            raise DataError("--grow adds to the vocabularies of --vocab_from=DIR, which is not given")
+        if options.vocab_from is not None and options.tables:
+            raise DataError("--table does not go with --vocab_from, which has the side tables of its data set")
         known = {table.name: table for table in chosen.tables}
         for name, _ in options.tables:
             if name not in known:
@@ -98,6 +105,8 @@ class Plan:
             "name": options.name or self.format.name,
             "label": format_rule(self.label),
             "min_count": self.min_count,
+            "vocab_from": options.vocab_from and Encoder.from_directory(options.vocab_from).schema.fingerprint,
+            "grow": options.grow,
             "tables": [[table.name, path, *sum_file(path)] for table, path in self.tables],
             "split": options.split,
             "fractions": list(options.fractions),

@@ -42,6 +42,17 @@ class Vocabulary:
         ids[order] = np.arange(1, len(order) + 1)
         return cls([values[index] for index in order], counts[order]), ids
 
+    def grown(self, values: Sequence[str], counts: np.ndarray, min_count: int) -> "Vocabulary":
+        """This one, and behind it the ``values`` [U] it lacks that ``counts`` [U] says occur ``min_count`` times.
+
+        Counts are those of the new rows.
+        """
+        now = dict(zip(values, np.asarray(counts).tolist(), strict=True))
+        new = {value: count for value, count in now.items() if value not in self._ids}
+        added = Vocabulary.choose(list(new), np.array(list(new.values()), np.int64), min_count)[0]
+        old = np.array([now.get(value, 0) for value in self.values], np.int64)
+        return Vocabulary([*self.values, *added.values], np.concatenate([old, added.counts]))
+
     def ids(self, tokens: Sequence[str | None]) -> np.ndarray:
         """The id of each token, 0 for one that it does not hold (or None): int32 [N]."""
         get = self._ids.get

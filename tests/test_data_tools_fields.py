@@ -344,3 +344,64 @@ def test_side_tables_that_cannot_be_used_are_refused(movies, tmp_path):
     with pytest.raises(DataError, match="users.dat:4: 2 columns instead of 5"):
         build(movies)
     assert not (tmp_path / "set").exists()
+
+
+def day(path, users, **options):
+    lines = "".join(f"{user}::{10 + n % 3}::5::{n}\n" for n, user in enumerate(users))
+    path.with_suffix(".dat").write_text(lines)
+    build(BuildOptions("movielens-1m", str(path), (str(path.with_suffix(".dat")),), split="none", **options))
+    return read_schema(path), Encoder.from_directory(path)
+
+
+def test_tomorrows_log_with_todays_vocabulary(tmp_path):
+    today, first = day(tmp_path / "a", "xxyyyz")
+    tomorrow, second = day(tmp_path / "b", "zwwx", vocab_from=str(tmp_path / "a"))
+    assert tomorrow.fingerprint == today.fingerprint and verify(tmp_path / "b") == []
+    with BlockStore(tmp_path / "b" / "train.lmdb") as store:
+        assert [row[0] for row in second.decode(store.layout.ids(store.slice(0, 4)))] == [
+            "z",
+            "<unseen>",
+            "<unseen>",
+            "x",
+        ]
+    grown, third = day(tmp_path / "c", "zwwvx", vocab_from=str(tmp_path / "a"), grow=True, min_count=2)
+    assert grown.fingerprint != today.fingerprint and verify(tmp_path / "c") == []
+    assert first.vocabularies["user.tsv"].values == ["y", "x", "z"]
+    assert third.vocabularies["user.tsv"].values == ["y", "x", "z", "w"]  # w twice; v once, which is too few
+    assert third.vocabularies["user.tsv"].counts.tolist() == [0, 1, 1, 2]
+    assert [field.offset for field in grown.fields] == [0, 5]
+    with BlockStore(tmp_path / "c" / "train.lmdb") as store:
+        decoded = third.decode(store.layout.ids(store.slice(0, 5)))
+    assert decoded == [["z", "10"], ["w", "11"], ["w", "12"], ["<unseen>", "10"], ["x", "11"]]
+
+
+def test_growing_keeps_shared_rows_scales_and_attributes(built, movies, tmp_path):
+    options = {"schema": str(built / "schema.toml"), "split": "none", "vocab_from": str(built / "set"), "grow": True}
+    (tmp_path / "new.csv").write_text(ROWS.partition("\n")[0] + "\n1,u9,e|a,s8,s7;s8,9.0,1,20,0\n")
+    build(BuildOptions("csv", str(tmp_path / "new"), (str(tmp_path / "new.csv"),), **options))
+    before, after = ({f.name: f for f in read_schema(path).fields} for path in (built / "set", tmp_path / "new"))
+    assert after["price"].transform == before["price"].transform
+    assert after["shop"].offset == after["shops"].offset and after["shop"].rows == before["shop"].rows + 2
+    assert Encoder.from_directory(tmp_path / "new").vocabularies["tags.tsv"].values[-1] == "e"
+    assert verify(tmp_path / "new") == []
+    build(movies, say=lambda _: None)
+    more = {**vars(movies), "tables": (), "output": str(tmp_path / "more"), "vocab_from": str(tmp_path / "set")}
+    build(BuildOptions(**more))
+    assert read_schema(tmp_path / "more").fingerprint == read_schema(tmp_path / "set").fingerprint
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"grow": True}, "--vocab_from=DIR, which is not given"),
+        ({"vocab_from": "SET", "tables": (("users", "x"),)}, "--table does not go with --vocab_from"),
+        ({"vocab_from": "SET"}, "has no field"),
+        ({"vocab_from": "nowhere"}, "no schema.json"),
+    ],
+)
+def test_vocabularies_that_cannot_be_used(options, words, built, tmp_path):
+    (tmp_path / "r.dat").write_text("1::2::5::0\n")
+    options = {k: str(built / "set") if v == "SET" else v for k, v in options.items()}
+    with pytest.raises(DataError, match=words):
+        build(BuildOptions("movielens-1m", str(tmp_path / "set"), (str(tmp_path / "r.dat"),), split="none", **options))
+    assert not (tmp_path / "set").exists()
