@@ -185,21 +185,6 @@ def test_columns_have_rules_of_their_own():
     assert np.abs(np.asarray(state.table[:, 1:] - engine.init().table[:, 1:])).max() > 1e-3
 
 
-@pytest.mark.parametrize("rule", ["adam", "rowwise_adagrad"])
-def test_four_devices_take_the_same_sparse_steps(rule):
-    losses = []
-    start = jax.device_get(engine_for(rule, model="deepfm").init())
-    for devices in (1, 4):
-        engine = engine_for(rule, devices, "deepfm")
-        state = jax.device_put(start, jax.sharding.NamedSharding(engine.mesh, jax.sharding.PartitionSpec()))
-        found = []
-        for step in range(20):
-            state, metrics = engine.train_step(state, put(engine, host_batch(engine.schema, 100, 100, seed=step)))
-            found.append(float(metrics.loss))
-        losses.append(found)
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-
-
 def test_unknown_column_and_dense_only_optimizer_are_refused():
     with pytest.raises(UserError, match="no such column; did you mean linear"):
         make_engine("fm", 1, sections={"tables": {"update": "sparse", "columns": ["linaer=sgd"]}})

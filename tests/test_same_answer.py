@@ -55,7 +55,7 @@ def batch(spec, step):
         owner = spec.physical(np.arange(spec.rows)) // (spec.padded_rows // 8)
         for i, field in enumerate(fields):
             own = [row for row in range(field.offset, field.offset + field.rows) if owner[row] == 0]
-            made["rows"][:real, i] = np.resize(own, real)
+            made["rows"][:real, i] = np.resize(own[:16], real)  # so few that they share a bucket with the other few
     if step % 10 == 8:
         made["rows"][::5, 1] = -1
     return made
@@ -101,7 +101,7 @@ def test_every_model_sharded(model):
     check(*FAST[0], model)
 
 
-@pytest.mark.parametrize("model", ["deepfm", "ffm"])  # every model: under `make test-slow`
+@pytest.mark.parametrize("model", ["deepfm"])  # every model: under `make test-slow`
 def test_models_replicated(model):
     check(*FAST[1], model)
 
@@ -157,7 +157,7 @@ def test_a_run_twice_gives_the_same_bits():
     assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-@pytest.mark.parametrize("mesh, placement", [ONE, *HOSTS[:2]])
+@pytest.mark.parametrize("mesh, placement", [ONE, HOSTS[0], pytest.param(*HOSTS[1], marks=pytest.mark.slow)])
 def test_duplicates_summed_by_sorting_give_the_same_step(mesh, placement):
     """The way of GPUs, taken here on the CPU."""
     with jax.enable_x64(True):
