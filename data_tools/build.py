@@ -85,7 +85,9 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
         has_values=has_values(fields),
         source=plan.format.layout.to_json(),
     )
-    counts = _write(plan, spill, splits, RowCoder(schema, vocabularies, spill.cells(), attributes), staging)
+    cells = {name: spill.values(name) for name in spill.columns}
+    coder = RowCoder(schema, vocabularies, cells, attributes)
+    counts = _write(plan, spill, splits, coder, staging)
     schema = dataclasses.replace(schema, counts=counts)
     (staging / "schema.json").write_text(schema.to_json(), encoding="utf-8")
     shutil.rmtree(staging / "spill")
@@ -153,19 +155,13 @@ Fitted = tuple[tuple[Field, ...], Mapping[str, Vocabulary], Mapping[str, Attribu
 
 def _fit(plan: Plan, spill: Spill, in_train: np.ndarray, staging: pathlib.Path) -> Fitted:
     """The fields as the training rows have them, and vocabularies and side tables by file name, saved."""
-    attributes = {f"{table.name}.table.tsv": Attributes.read(table, path) for table, path in plan.tables}
-    specs = list(plan.format.fields)
-    for table, _ in plan.tables:
+    specs, attributes = list(plan.format.fields), {}
+    for table, path in plan.tables:
         file = f"{table.name}.table.tsv"
+        attributes[file] = Attributes.read(table, path)
         joined = {"join": file, "join_sha256": attributes[file].save(staging / "vocab" / file)}
         specs += [dataclasses.replace(spec, transform={**spec.transform, **joined}) for spec in table.fields]
-    counts = spill.count(in_train)
-
-    def cells_of(spec: FieldSpec) -> Cells:
-        (column,) = spec.columns
-        return own_cells(spec.transform, attributes, spill.values(column)), counts[column]
-
-    return *fit_fields(specs, cells_of, plan.min_count, staging / "vocab"), attributes
+    return *fit_fields(specs, _counted(spill, in_train, attributes), plan.min_count, staging / "vocab"), attributes
 
 
 def _fit_as_before(plan: Plan, directory: str, spill: Spill, in_train: np.ndarray, staging: pathlib.Path) -> Fitted:
@@ -182,15 +178,23 @@ def _fit_as_before(plan: Plan, directory: str, spill: Spill, in_train: np.ndarra
     shutil.copytree(pathlib.Path(directory) / "vocab", staging / "vocab")
     if not plan.options.grow:
         return fields, before.vocabularies, before.attributes
-    counts = spill.count(in_train)
     least = lambda spec: plan.min_count if spec is None or spec.min_count is None else spec.min_count
-
-    def cells_of(field: Field) -> Cells:
-        (column,) = columns_of(field)
-        return own_cells(field.transform, before.attributes, spill.values(column)), counts[column]
-
     min_counts = {field.name: least(own.get(field.name)) for field in fields}
+    cells_of = _counted(spill, in_train, before.attributes)
     return *grow_fields(fields, before.vocabularies, cells_of, min_counts, staging / "vocab"), before.attributes
+
+
+def _counted(
+    spill: Spill, in_train: np.ndarray, attributes: Mapping[str, Attributes]
+) -> Callable[[FieldSpec | Field], Cells]:
+    """The cells that a field of one column is made of, and how many training rows hold each."""
+    counts = spill.count(in_train)
+
+    def cells_of(field: FieldSpec | Field) -> Cells:
+        (column,) = field.columns if isinstance(field, FieldSpec) else columns_of(field)
+        return own_cells(field.transform, attributes, spill.values(column)), counts[column]
+
+    return cells_of
 
 
 def _write(

@@ -82,10 +82,7 @@ class Encoder:
     def from_directory(cls, directory: str | os.PathLike) -> "Encoder":
         """The encoder of a data set or run: of its ``schema.json`` and ``vocab/``. Raises ``DataError``."""
         directory = pathlib.Path(directory)
-        path = directory / "schema.json"
-        if not path.is_file():
-            raise DataError(f"{directory} has no schema.json, so it is neither a data set nor a run")
-        schema = Schema.from_json(path.read_text(encoding="utf-8", errors="replace"), where=str(path))
+        schema = load_schema(directory)
         return cls(schema, load_vocabularies(schema, directory), load_attributes(schema, directory))
 
     @property
@@ -139,6 +136,14 @@ def _unscaled(transform: Mapping[str, Any], value: float) -> float:
     number = value * transform.get("divide", 1.0) + transform.get("shift", 0.0)
     number = float(np.copysign(np.expm1(abs(number)), number)) if transform.get("log") else number
     return round(number, 6)  # float32 does not hold more
+
+
+def load_schema(directory: pathlib.Path) -> Schema:
+    """The schema of a data set or run; raises ``DataError`` if ``directory`` is neither."""
+    path = directory / "schema.json"
+    if not path.is_file():
+        raise DataError(f"{directory} has no schema.json, so it is neither a data set nor a run")
+    return Schema.from_json(path.read_text(encoding="utf-8", errors="replace"), where=str(path))
 
 
 def load_vocabularies(schema: Schema, directory: pathlib.Path) -> dict[str, Vocabulary]:

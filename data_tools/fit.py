@@ -121,9 +121,10 @@ def _fitted(spec: FieldSpec, group: str, cells_of: Callable[[FieldSpec], Cells])
 
 
 def _measured(transform: Mapping[str, Any], cells: Sequence[str], counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the cells that hold one, and their counts: fills are no measurements."""
+    """The numbers in training rows' cells, and how many rows hold each: fills are no measurements."""
     numbers, empty = cell_numbers(transform, cells)
-    return numbers[~empty], counts[~empty]
+    kept = ~empty & (counts > 0)
+    return numbers[kept], counts[kept]
 
 
 def _own_rows(spec: FieldSpec | Field, cells: Sequence[str], counts: np.ndarray) -> int:

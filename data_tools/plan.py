@@ -4,11 +4,12 @@ import dataclasses
 import glob
 import json
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from data_tools import split as splitting
-from data_tools.encode import Encoder
+from data_tools.encode import load_schema
 from data_tools.errors import DataError, unknown
 from data_tools.formats import FieldSpec, Format, SideTable, get_format
 from data_tools.labels import format_rule, parse_rule
@@ -105,7 +106,7 @@ class Plan:
             "name": options.name or self.format.name,
             "label": format_rule(self.label),
             "min_count": self.min_count,
-            "vocab_from": options.vocab_from and Encoder.from_directory(options.vocab_from).schema.fingerprint,
+            "vocab_from": options.vocab_from and load_schema(pathlib.Path(options.vocab_from)).fingerprint,
             "grow": options.grow,
             "tables": [[table.name, path, *sum_file(path)] for table, path in self.tables],
             "split": options.split,

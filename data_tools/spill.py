@@ -46,10 +46,6 @@ class Spill:
         for file in self._files.values():
             file.close()
 
-    def cells(self) -> dict[str, list[str]]:
-        """The distinct values of every column, by code."""
-        return {name: list(known) for name, known in zip(self.columns, self._codes_of, strict=True)}
-
     def values(self, column: str) -> list[str]:
         """The distinct values [U] of a column, by code."""
         return list(self._codes_of[self.columns.index(column)])

@@ -63,21 +63,16 @@ def _token_function(transform: Mapping[str, Any]) -> Callable[[str], str | None]
     if name is not None:
         raise unknown("transform", name, ["log_squared_bin", "title_year", *TIME_PARTS])
     if "edges" in transform:
-        edges, log = np.asarray(transform["edges"], np.float64), bool(transform.get("log"))
-        return lambda cell: _bin(cell, edges, log)
+        return functools.partial(_bin, np.asarray(transform["edges"], np.float64))
     return lambda cell: cell
 
 
-def _bin(cell: str, edges: np.ndarray, log: bool) -> str | None:
+def _bin(edges: np.ndarray, cell: str) -> str | None:
     """The number of edges that the cell's number reaches."""
     if not cell:
         return EMPTY_BIN
     number = parse_number(cell)
-    return None if number is None else str(int(np.searchsorted(edges, _logged(number) if log else number, "right")))
-
-
-def _logged(number: float) -> float:
-    return math.copysign(math.log1p(abs(number)), number)
+    return None if number is None else str(int(np.searchsorted(edges, number, "right")))
 
 
 def _title_year(title: str) -> str:
@@ -133,8 +128,6 @@ def scaled(transform: Mapping[str, Any], numbers: np.ndarray) -> np.ndarray:
 
 def fit_scale(how: str, numbers: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     """``shift`` and ``divide`` from the ``numbers`` [U] that training rows hold ``counts`` [U] times."""
-    seen = counts > 0
-    numbers, counts = numbers[seen], counts[seen]
     if how == "none" or not len(numbers):
         return {}
     if how == "standard":
@@ -151,9 +144,8 @@ def fit_edges(bins: int, numbers: np.ndarray, counts: np.ndarray) -> list[float]
     """Edges of at most ``bins`` bins that hold about as many training rows each: quantiles of the lower kind."""
     if bins < 2:
         raise DataError(f"bins = {bins}: must be at least 2")
-    seen = counts > 0
-    order = np.argsort(numbers[seen], kind="stable")
-    numbers, below = numbers[seen][order], np.cumsum(counts[seen][order])
+    order = np.argsort(numbers, kind="stable")
+    numbers, below = numbers[order], np.cumsum(counts[order])
     if not len(numbers):
         return []
     at = np.searchsorted(below, below[-1] * np.arange(1, bins) / bins, "right")

@@ -107,3 +107,29 @@ def host_batch(schema: Schema, size: int, padded: int, seed: int = 0) -> dict[st
     batch["rows"] = np.full((padded, schema.num_slots), EMPTY, np.int32)
     batch["rows"][:size] = rows
     return batch
+
+
+def weights(run):
+    """Step and arrays of the last checkpoint, as bytes by name: bit-equal runs have equal ones."""
+    import orbax.checkpoint as ocp
+
+    last = max(int(p.name) for p in (run / "checkpoints").iterdir())
+    tree = ocp.StandardCheckpointer().restore((run / "checkpoints" / str(last) / "state").absolute())
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return last, {jax.tree_util.keystr(path): np.asarray(array).tobytes() for path, array in leaves}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Four rows with every kind of field: rows.csv, schema.toml, and the data set in set/."""
+    from raw_logs import ROWS, SCHEMA
+
+    from data_tools.build import build
+    from data_tools.plan import BuildOptions
+
+    work = tmp_path_factory.mktemp("fields")
+    (work / "rows.csv").write_text(ROWS)
+    (work / "schema.toml").write_text(SCHEMA)
+    options = BuildOptions("csv", str(work / "set"), (str(work / "rows.csv"),), schema=str(work / "schema.toml"))
+    build(BuildOptions(**{**vars(options), "split": "none"}), say=lambda _: None)
+    return work

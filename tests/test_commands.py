@@ -12,9 +12,8 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
-from conftest import make_schema, write_data_set
+from conftest import make_schema, weights, write_data_set
 
 from dist_fm.command import run_command
 
@@ -48,19 +47,6 @@ def process(name, *arguments):
 
 def events(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(run):
-    """All arrays of the last checkpoint, as bytes by name: bit-equal runs have equal dicts."""
-    import orbax.checkpoint as ocp
-
-    last = max(int(p.name) for p in (run / "checkpoints").iterdir())
-    import jax
-
-    tree = ocp.StandardCheckpointer().restore((run / "checkpoints" / str(last) / "state").absolute())
-    return last, {
-        jax.tree_util.keystr(k): np.asarray(v).tobytes() for k, v in jax.tree_util.tree_leaves_with_path(tree)
-    }
 
 
 @pytest.fixture(scope="module")

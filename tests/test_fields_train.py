@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from test_data_tools_fields import eleme_rows
+from raw_logs import eleme_rows
 
 import dist_fm.predict
 from data_tools.build import build

@@ -8,7 +8,7 @@
     name = "user"                # kind = "categorical" by default, column = its name; role = "user"
 
 Kinds: categorical, hash (``buckets``, ``seed``), id (ids as they are), numeric (``log``, ``scale``, ``fill``,
-``missing``), binned (``edges`` or ``bins``, ``log``), time (``part``, ``time_format``), cross (``columns`` and
+``missing``), binned (``edges`` or ``bins``), time (``part``, ``time_format``), cross (``columns`` and
 ``buckets``).
 A categorical, hash or numeric field with ``split`` holds lists: ``max`` entries, ``keep`` first or last, ``pool`` mean
 or sum; of numbers, ``reduce`` mean, sum or last. ``shares`` names a field whose table rows it uses.
@@ -40,7 +40,7 @@ _KINDS: dict[str, dict[str, Types]] = {
     "hash": {"buckets": int, "seed": int, "shares": str, **_LIST},
     "id": {},
     "numeric": {"log": bool, "scale": str, "fill": _NUMBER, "missing": bool, "split": str, "reduce": str},
-    "binned": {"edges": list, "bins": int, "log": bool, "min_count": int},
+    "binned": {"edges": list, "bins": int, "min_count": int},
     "time": {"part": str, "time_format": str},
     "cross": {"columns": list, "buckets": int, "seed": int},
 }
@@ -137,7 +137,7 @@ _TRANSFORMS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "hash": _picked("buckets", "seed", *_LIST),
     "id": lambda about: {"add": 1},
     "numeric": _picked("log", "fill", "missing", "split", "reduce"),
-    "binned": _picked("edges", "log"),
+    "binned": _picked("edges"),
     "time": lambda about: {"as": about["part"], **({"format": about["time_format"]} if "time_format" in about else {})},
     "cross": lambda about: {"cross": about["columns"], "buckets": about["buckets"], "seed": about.get("seed", 0)},
 }

@@ -47,13 +47,18 @@ def sum_duplicates(
     return ids, jnp.where(kept[:, None], rows[order], 0), jnp.where(kept[:, None], totals, 0)
 
 
+def is_first(ids: jax.Array) -> jax.Array:
+    """Where a run of equal ``ids`` [N] begins: bool [N]."""
+    return jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
+
+
 def _is_last(ids: jax.Array) -> jax.Array:
     return jnp.concatenate([ids[1:] != ids[:-1], jnp.ones(1, bool)])
 
 
 def _segment_totals(ids: jax.Array, values: jax.Array) -> jax.Array:
     """Running sums [N, W] within runs of equal ``ids`` [N]; the last of a run is its total."""
-    starts = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
+    starts = is_first(ids)
 
     def combine(left, right):
         (left_starts, left_sum), (right_starts, right_sum) = left, right

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from dist_fm.tables.duplicates import is_first
 from dist_fm.tables.spec import TableSpec
 
 
@@ -48,7 +49,7 @@ def unique_in_step(rows: jax.Array, limit: int) -> tuple[jax.Array, jax.Array]:
     flat = rows.reshape(-1)
     order = jnp.argsort(flat)
     ids = flat[order]
-    first = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
+    first = is_first(ids)
     rank = jnp.cumsum(first, dtype=jnp.int32) - 1
     numbers = jnp.arange(flat.size, dtype=jnp.int32)
     target = jnp.where(first & (ids < limit), rank, flat.size + numbers)  # the others go out of range, and are dropped
