@@ -1,29 +1,30 @@
-"""build-lmdb: raw files into a data set, by one pass over the text and three over the codes it leaves on disk."""
+"""build-lmdb: raw files into a data set. Their text is parsed once; training rows are counted, then all rows coded."""
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from data_tools import split as splitting
 from data_tools.coding import columns_of
-from data_tools.encode import Encoder, RowCoder, has_values, own_cells
+from data_tools.encode import Encoder, has_values, own_cells
 from data_tools.errors import DataError
-from data_tools.fit import Cells, fit_fields, grow_fields, needed_columns
-from data_tools.formats import FieldSpec, open_rows
+from data_tools.fit import Fit, Growth
+from data_tools.formats import FieldSpec
 from data_tools.manifest import QUARANTINE, Manifest, describe_files, sum_file, sync_file
 from data_tools.plan import BuildOptions, Plan
+from data_tools.portions import Portion
 from data_tools.progress import Progress
+from data_tools.raw_rows import RawRows, read_rows
 from data_tools.side_tables import Attributes
-from data_tools.spill import Spill
 from data_tools.split import SPLITS
 from data_tools.staging import check_output, staged
-from data_tools.vocab import Vocabulary, escape
+from data_tools.summaries import Cells, Summary, keep_within
+from data_tools.workers import ordered_map
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import Field, Schema
 from dist_fm.data.store import BlockWriter
@@ -65,38 +66,27 @@ def _existing(output: pathlib.Path, plan: Plan) -> Manifest | None:
 
 
 def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Manifest:
-    spill = Spill(staging / "spill", needed_columns(plan.fields))
+    scratch = staging / "scratch"
+    scratch.mkdir()
     with open(staging / QUARANTINE, "w", encoding="utf-8") as quarantine:
-        inputs, has_times = _read(plan, spill, quarantine)
-    rows_in = sum(about["rows"] for about in inputs)
-    if plan.options.split == "random" and has_times:
+        rows = read_rows(plan, scratch, quarantine)
+    if plan.options.split == "random" and rows.times is not None:
         say("note: a random split of rows that have timestamps looks into the future; --split=time does not")
-    splits = _assign(plan, spill, inputs)
+    splits = _assign(plan, rows)
     if not (splits == 0).any():
-        raise DataError(f"--split={plan.options.split} leaves none of the {spill.rows} rows for training")
-    if plan.options.vocab_from is None:
-        fields, vocabularies, attributes = _fit(plan, spill, splits == 0, staging)
-    else:
-        fields, vocabularies, attributes = _fit_as_before(plan, plan.options.vocab_from, spill, splits == 0, staging)
-    schema = Schema(
-        name=plan.options.name or plan.format.name,
-        fields=fields,
-        label=plan.label,
-        has_values=has_values(fields),
-        source=plan.format.layout.to_json(),
-    )
-    cells = {name: spill.values(name) for name in spill.columns}
-    coder = RowCoder(schema, vocabularies, cells, attributes)
-    counts = _write(plan, spill, splits, coder, staging)
-    schema = dataclasses.replace(schema, counts=counts)
+        raise DataError(f"--split={plan.options.split} leaves none of the {len(splits)} rows for training")
+    encoder = _fit(plan, rows, splits == 0, staging)
+    counts = _write(plan, encoder, rows, splits, staging)
+    schema = dataclasses.replace(encoder.schema, counts=counts)
     (staging / "schema.json").write_text(schema.to_json(), encoding="utf-8")
-    shutil.rmtree(staging / "spill")
+    shutil.rmtree(scratch)
+    rows_in = sum(about["rows"] for about in rows.inputs)
     manifest = Manifest(
         fingerprint=schema.fingerprint,
         options=plan.to_json(),
-        inputs=inputs,
+        inputs=rows.inputs,
         rows_in=rows_in,
-        rows_quarantined=rows_in - spill.rows,
+        rows_quarantined=rows_in - len(splits),
         splits=counts,
         files=describe_files(staging),
     )
@@ -106,122 +96,118 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
     return manifest
 
 
-def _read(plan: Plan, spill: Spill, quarantine: TextIO) -> tuple[list[dict[str, Any]], bool]:
-    """Fills the spill; returns what was read from each file, and whether all files have timestamps."""
-    inputs: list[dict[str, Any]] = []
-    first_bad = None
-    has_times = True
-    quarantine.write("file\tline\treason\traw\n")
-    for path, split in plan.files:
-        reader = open_rows(plan.format.layout, path, label=plan.label)
-        has_times &= reader.has_times
-        if plan.options.split in splitting.NEEDS_TIMES and not reader.has_times:
-            raise DataError(f"{path} has no timestamp column, which --split={plan.options.split} needs")
-        rows = good = 0
-        with Progress(f"reading {os.path.basename(path)}", reader.text_bytes, "B") as progress:
-            for chunk in reader:
-                for bad in chunk.bad:
-                    first_bad = first_bad or f"{path}:{bad.line}: {bad.reason}"
-                    quarantine.write(f"{escape(path)}\t{bad.line}\t{escape(bad.reason)}\t{escape(bad.raw)}\n")
-                if first_bad and plan.options.strict:
-                    raise DataError(first_bad)
-                spill.add(chunk)
-                rows += chunk.num_rows
-                good += len(chunk.lines)
-                progress.advance(chunk.num_bytes, chunk.num_rows)
-        about = {"path": path, "split": SPLITS[split], "bytes": reader.total_bytes, "crc32": reader.crc32}
-        inputs.append({**about, "rows": rows, "rows_good": good})
-    spill.finish()
-    if not spill.rows:
-        raise DataError(f"none of the rows is good; the first: {first_bad}")
-    return inputs, has_times
-
-
-def _assign(plan: Plan, spill: Spill, inputs: Sequence[dict[str, Any]]) -> np.ndarray:
+def _assign(plan: Plan, rows: RawRows) -> np.ndarray:
     kind = plan.options.split
     if kind == "files":
         numbers = [number for _, number in plan.files]
-        return np.repeat(np.array(numbers, np.uint8), [about["rows_good"] for about in inputs])
-    times = spill.times() if kind in splitting.NEEDS_TIMES else None
-    users: tuple[np.ndarray | None, list[str]] = (None, [])
-    if kind in splitting.NEEDS_USERS and plan.user_field is not None:
-        column = plan.fields[plan.user_field].columns[0]
-        users = spill.codes(column), spill.values(column)
-    return splitting.assign(kind, spill.rows, plan.options.fractions, plan.options.seed, times, *users)
+        return np.repeat(np.array(numbers, np.uint8), [about["rows_good"] for about in rows.inputs])
+    times = np.concatenate(rows.times) if kind in splitting.NEEDS_TIMES and rows.times is not None else None
+    users = (np.concatenate(rows.users), list(rows.user_names)) if rows.users else (None, [])
+    return splitting.assign(kind, rows.count, plan.options.fractions, plan.options.seed, times, *users)
 
 
-Fitted = tuple[tuple[Field, ...], Mapping[str, Vocabulary], Mapping[str, Attributes]]
+def _fit(plan: Plan, rows: RawRows, in_train: np.ndarray, staging: pathlib.Path) -> Encoder:
+    """What encodes the rows: fields and vocabularies as the training rows have them, or as an earlier data set has."""
+    fit: Fit | Growth
+    scratch = staging / "scratch" / "counts"
+    if plan.options.vocab_from is not None:
+        before = _earlier(plan, plan.options.vocab_from)
+        shutil.copytree(pathlib.Path(plan.options.vocab_from) / "vocab", staging / "vocab")
+        attributes = before.attributes
+        if not plan.options.grow:
+            return Encoder(_schema(plan, before.schema.fields), before.vocabularies, attributes)
+        own = {spec.name: spec.min_count for spec in plan.format.fields}
+        min_counts = {field.name: own.get(field.name) or plan.min_count for field in before.schema.fields}
+        fit = Growth(before.schema.fields, before.vocabularies, min_counts, scratch)
+    else:
+        specs, attributes = list(plan.format.fields), {}
+        for table, path in plan.tables:
+            file = f"{table.name}.table.tsv"
+            attributes[file] = Attributes.read(table, path)
+            joined = {"join": file, "join_sha256": attributes[file].save(staging / "vocab" / file)}
+            specs += [dataclasses.replace(spec, transform={**spec.transform, **joined}) for spec in table.fields]
+        fit = Fit(specs, plan.min_count, scratch)
+    looking = ordered_map(_look, (fit.summaries, attributes), rows.with_rows(in_train), plan.workers)
+    with contextlib.closing(looking) as seen, Progress("counting", rows.count, "row") as progress:
+        for (_, count), of_portion in zip(rows.portions, seen, strict=True):
+            for summary, said in zip(fit.summaries, of_portion, strict=True):
+                summary.add(said)
+            keep_within(plan.options.memory_bytes, fit.summaries)
+            progress.advance(count, count)
+    fields, vocabularies = fit.fields(staging / "vocab")
+    return Encoder(_schema(plan, fields), vocabularies, attributes)
 
 
-def _fit(plan: Plan, spill: Spill, in_train: np.ndarray, staging: pathlib.Path) -> Fitted:
-    """The fields as the training rows have them, and vocabularies and side tables by file name, saved."""
-    specs, attributes = list(plan.format.fields), {}
-    for table, path in plan.tables:
-        file = f"{table.name}.table.tsv"
-        attributes[file] = Attributes.read(table, path)
-        joined = {"join": file, "join_sha256": attributes[file].save(staging / "vocab" / file)}
-        specs += [dataclasses.replace(spec, transform={**spec.transform, **joined}) for spec in table.fields]
-    return *fit_fields(specs, _counted(spill, in_train, attributes), plan.min_count, staging / "vocab"), attributes
-
-
-def _fit_as_before(plan: Plan, directory: str, spill: Spill, in_train: np.ndarray, staging: pathlib.Path) -> Fitted:
-    """The fields of the data set in ``directory``, with its vocabularies as they are, or grown."""
+def _earlier(plan: Plan, directory: str) -> Encoder:
+    """The encoder of the data set in ``directory``, if its fields are the plan's."""
     before = Encoder.from_directory(directory)
+    own = {spec.name for spec in plan.format.fields}
     fields = before.schema.fields
-    own = {spec.name: spec for spec in plan.format.fields}
     lacking = [field.name for field in fields if "join" not in field.transform and field.name not in own]
-    further = own.keys() - {field.name for field in fields}
+    further = own - {field.name for field in fields}
     if lacking or further:
         name, where = (lacking[0], plan.format.name) if lacking else (sorted(further)[0], directory)
         raise DataError(f"--vocab_from={directory}: its fields are not those of {plan.format.name}: "
                         f"{where} has no field {name!r}")  # fmt: skip
-    shutil.copytree(pathlib.Path(directory) / "vocab", staging / "vocab")
-    if not plan.options.grow:
-        return fields, before.vocabularies, before.attributes
-    least = lambda spec: plan.min_count if spec is None or spec.min_count is None else spec.min_count
-    min_counts = {field.name: least(own.get(field.name)) for field in fields}
-    cells_of = _counted(spill, in_train, before.attributes)
-    return *grow_fields(fields, before.vocabularies, cells_of, min_counts, staging / "vocab"), before.attributes
+    return before
 
 
-def _counted(
-    spill: Spill, in_train: np.ndarray, attributes: Mapping[str, Attributes]
-) -> Callable[[FieldSpec | Field], Cells]:
-    """The cells that a field of one column is made of, and how many training rows hold each."""
-    counts = spill.count(in_train)
+def _schema(plan: Plan, fields: tuple[Field, ...]) -> Schema:
+    return Schema(
+        name=plan.options.name or plan.format.name,
+        fields=fields,
+        label=plan.label,
+        has_values=has_values(fields),
+        source=plan.format.layout.to_json(),
+    )
+
+
+def _look(
+    shared: tuple[Sequence[Summary], Mapping[str, Attributes]], task: tuple[pathlib.Path, np.ndarray]
+) -> list[Any]:
+    """What each summary sees in the training rows, a mask, of one portion."""
+    (summaries, attributes), (path, in_train) = shared, task
+    portion = Portion.load(path)
 
     def cells_of(field: FieldSpec | Field) -> Cells:
         (column,) = field.columns if isinstance(field, FieldSpec) else columns_of(field)
-        return own_cells(field.transform, attributes, spill.values(column)), counts[column]
+        counts = portion.counts(column, in_train)
+        cells = own_cells(field.transform, attributes, portion.columns[column].values)
+        held = np.flatnonzero(counts)
+        return [cells[index] for index in held.tolist()], counts[held]
 
-    return cells_of
+    return [summary.look(cells_of) for summary in summaries]
 
 
 def _write(
-    plan: Plan,
-    spill: Spill,
-    splits: np.ndarray,
-    coder: RowCoder,
-    staging: pathlib.Path,
+    plan: Plan, encoder: Encoder, rows: RawRows, splits: np.ndarray, staging: pathlib.Path
 ) -> dict[str, dict[str, int]]:
     """Writes the stores; returns the schema's counts."""
-    layout = RecordLayout.for_schema(coder.schema)
-    with contextlib.ExitStack() as stack:
+    layout = RecordLayout.for_schema(encoder.schema)
+    encoding = ordered_map(_encode, (encoder, layout), rows.with_rows(splits), plan.workers)
+    with contextlib.ExitStack() as stack, contextlib.closing(encoding) as encoded:
         writers = [
             stack.enter_context(
                 BlockWriter(staging / f"{name}.lmdb", layout, plan.options.block_rows, plan.options.map_size)
             )
             for name in SPLITS
         ]
-        with Progress("writing", spill.rows, "row") as progress:
-            for where, codes, labels in spill.portions():
-                ids, values = coder.code(dict(zip(spill.columns, codes.T, strict=True)))
-                records = layout.pack(labels, ids, values)
-                for number, writer in enumerate(writers):
-                    writer.append(records[splits[where] == number])
-                progress.advance(len(codes), len(codes))
+        with Progress("writing", rows.count, "row") as progress:
+            for (path, count), records in zip(rows.portions, encoded, strict=True):
+                for writer, own in zip(writers, records, strict=True):
+                    writer.append(own)
+                path.unlink()  # the data set takes about the room that they did
+                progress.advance(count, count)
         metas = [writer.close() for writer in writers]
     return {
         name: {"rows": meta.rows, "positives": meta.positives, "blocks": meta.blocks}
         for name, meta in zip(SPLITS, metas, strict=True)
     }
+
+
+def _encode(shared: tuple[Encoder, RecordLayout], task: tuple[pathlib.Path, np.ndarray]) -> list[np.ndarray]:
+    """The records of one portion for each split."""
+    (encoder, layout), (path, splits) = shared, task
+    portion = Portion.load(path)
+    records = layout.pack(portion.labels, *encoder.encode(portion.columns))
+    return [records[splits == number] for number in range(len(SPLITS))]

@@ -2,6 +2,8 @@
 
 import argparse
 import difflib
+import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -111,6 +113,12 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--map_size", type=int, default=DEFAULT_MAP_SIZE, help="bytes of address space an LMDB may use (default: 1 TiB)"
     )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument(
+        "--workers", type=int, default=cores, help="processes at work (default: the cores, %(default)s)"
+    )
+    about = "what the counts of distinct values may take before they go to disk, as 500MB or 2GB (default: 1GB)"
+    parser.add_argument("--memory", default="1GB", metavar="SIZE", help=about)
     parser.set_defaults(run=_build)
     return parser
 
@@ -165,11 +173,20 @@ def _build(options: argparse.Namespace) -> int:
             block_rows=options.block_rows,
             map_size=options.map_size,
             name=options.name,
+            workers=options.workers,
+            memory_bytes=_num_bytes(options.memory),
         )
     )
     counts = ", ".join(f"{split} {about['rows']:,}" for split, about in manifest.splits.items())
     print(f"{options.output}: {counts} rows; {manifest.rows_quarantined:,} of {manifest.rows_in:,} rows quarantined")
     return 0
+
+
+def _num_bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)i?B?", text, re.IGNORECASE)
+    if not found:
+        raise DataError(f"--memory={text}: needs a number of bytes, as 500MB or 2GB")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
 def _name_and_file(text: str) -> tuple[str, str]:

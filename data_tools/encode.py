@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.coding import Coded, code_cells, columns_of, field_cells
+from data_tools.coding import code_cells, columns_of, field_cells
 from data_tools.errors import DataError
 from data_tools.side_tables import Attributes, load_attributes
 from data_tools.tokens import Tokens
@@ -26,40 +26,6 @@ def own_cells(
 ) -> Sequence[str]:
     """The cells that a field's transform works on: ``cells``, or the attributes of which they are the keys."""
     return attributes[transform["join"]].take(transform["take"], cells) if "join" in transform else cells
-
-
-class RowCoder:
-    """Codes rows given as codes into the distinct cells, ``cells`` [U] by column: each cell is worked on once."""
-
-    def __init__(
-        self,
-        schema: Schema,
-        vocabularies: Mapping[str, Vocabulary],
-        cells: Mapping[str, Sequence[str]],
-        attributes: Mapping[str, Attributes],
-    ):
-        self.schema, self._vocabularies, self._cells, self._attributes = schema, vocabularies, cells, attributes
-        single = [field for field in schema.fields if len(columns_of(field)) == 1]
-        self._coded = {field.name: self._code(field, cells[columns_of(field)[0]]) for field in single}
-
-    def code(self, codes: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Table rows int32 [N, S] and values float32 [N, S] (None if the schema has none) of rows' ``codes`` [N]."""
-        parts = []
-        for field in self.schema.fields:
-            if field.name in self._coded:
-                parts.append((self._coded[field.name], codes[columns_of(field)[0]]))
-            else:
-                columns = {name: Tokens(codes[name], self._cells[name]) for name in columns_of(field)}
-                crossed = field_cells(field, columns)
-                parts.append((self._code(field, crossed.values), crossed.codes))
-        rows = np.concatenate([coded.rows[at] for coded, at in parts], axis=1)
-        if not self.schema.has_values:
-            return rows, None
-        return rows, np.concatenate([coded.values[at] for coded, at in parts], axis=1)
-
-    def _code(self, field: Field, cells: Sequence[str]) -> Coded:
-        own = own_cells(field.transform, self._attributes, cells)
-        return code_cells(field, self._vocabularies.get(field.vocabulary or ""), own)
 
 
 class Encoder:
@@ -100,9 +66,15 @@ class Encoder:
         if missing:
             raise DataError(f"there is no column {missing[0]!r}; columns given: {', '.join(columns)}")
         tokens = {name: Tokens.of(columns[name]) for name in self.columns}
-        cells = {name: column.values for name, column in tokens.items()}
-        coder = RowCoder(self.schema, self.vocabularies, cells, self.attributes)
-        return coder.code({name: column.codes for name, column in tokens.items()})
+        parts = []
+        for field in self.schema.fields:
+            column = field_cells(field, tokens)
+            own = own_cells(field.transform, self.attributes, column.values)
+            parts.append((code_cells(field, self.vocabularies.get(field.vocabulary or ""), own), column.codes))
+        rows = np.concatenate([coded.rows[codes] for coded, codes in parts], axis=1)
+        if not self.schema.has_values:
+            return rows, None
+        return rows, np.concatenate([coded.values[codes] for coded, codes in parts], axis=1)
 
     def decode(self, ids: np.ndarray, values: np.ndarray | None = None) -> list[list[str]]:
         """For table rows and values [N, S], each row's fields as text; ``<unseen>`` where a value is not known."""

@@ -1,150 +1,166 @@
-"""What is learnt of a data set's fields from its training rows: vocabularies, scales, bins, and so table rows.
+"""What is learnt of a data set's fields from its training rows: vocabularies, scales, bins, and so table rows."""
 
-Axes: U distinct cells of a raw column, with how many training rows hold each.
-"""
-
-import collections
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from data_tools.formats.base import FieldSpec
-from data_tools.transforms import cell_numbers, cell_tokens, fit_edges, fit_scale, is_plain
+from data_tools.summaries import IdSummary, NumberSummary, Summary, TokenSummary
+from data_tools.transforms import fit_edges, fit_scale
 from data_tools.vocab import Vocabulary
 from dist_fm.data.schema import Field
 
-Cells = tuple[Sequence[str], np.ndarray]  # the values [U] and their training counts int64 [U]
+Fitted = tuple[tuple[Field, ...], dict[str, Vocabulary]]
 
 
-def fit_fields(
-    specs: Sequence[FieldSpec], cells_of: Callable[[FieldSpec], Cells], min_count: int, directory: pathlib.Path
-) -> tuple[tuple[Field, ...], dict[str, Vocabulary]]:
-    """The fields of ``specs``, with their offsets, and the vocabularies by file name, saved in ``directory``.
+class Fit:
+    """Fits ``specs``. Those that share rows get the same vocabulary, or buckets, and the same offset.
 
-    Specs that share rows get the same vocabulary, or buckets, and the same offset.
+    ``summaries`` are to be filled before ``fields``; they may use ``directory`` for what memory does not hold.
     """
-    groups: dict[str, list[FieldSpec]] = {}
-    for spec in specs:
-        groups.setdefault(spec.shares or spec.name, []).append(spec)
-    fields: dict[str, Field] = {}
-    vocabularies: dict[str, Vocabulary] = {}
-    offset = 0
-    for group, members in groups.items():
-        transforms = {spec.name: _fitted(spec, group, cells_of) for spec in members}
+
+    def __init__(self, specs: Sequence[FieldSpec], min_count: int, directory: pathlib.Path):
+        self._specs, self._min_count = specs, min_count
+        self._groups: dict[str, list[FieldSpec]] = {}
+        for spec in specs:
+            self._groups.setdefault(spec.shares or spec.name, []).append(spec)
+        found = {group: self._summarize(group, members, directory) for group, members in self._groups.items()}
+        self._of_group = {group: summary for group, summary in found.items() if summary is not None}
+
+    @property
+    def summaries(self) -> list[Summary]:
+        return list(self._of_group.values())
+
+    @staticmethod
+    def _summarize(group: str, members: list[FieldSpec], directory: pathlib.Path) -> Summary | None:
         first = members[0]
-        file = digest = None
         if first.kind == "numeric":
-            rows = 2
-        elif "buckets" in first.transform:
-            rows = first.transform["buckets"] + 1
-        elif "add" in first.transform:
-            rows = _own_rows(first, *cells_of(first))
-        else:
-            least = min_count if first.min_count is None else first.min_count
-            counted = [(transforms[spec.name], *cells_of(spec)) for spec in members]
-            vocabulary = Vocabulary.choose(*_count_tokens(counted), least)[0]
-            file, rows = f"{group}.tsv", vocabulary.rows
-            digest = vocabulary.save(directory / file)
-            vocabularies[file] = vocabulary
-        for spec in members:
-            fields[spec.name] = Field(
-                name=spec.name,
-                kind=spec.kind,
-                rows=rows,
-                offset=offset,
-                slots=_slots(spec),
-                role=spec.role,
-                vocabulary=file,
-                vocabulary_sha256=digest,
-                transform=transforms[spec.name],
-            )
-        offset += rows
-    return tuple(fields[spec.name] for spec in specs), vocabularies
+            return NumberSummary(first) if first.scale != "none" else None
+        if first.bins:
+            return NumberSummary(first)
+        if "buckets" in first.transform:
+            return None
+        if "add" in first.transform:
+            return IdSummary(first)
+        return TokenSummary(members, directory / group)
+
+    def fields(self, directory: pathlib.Path) -> Fitted:
+        """The fields, with their offsets, and the vocabularies by file name, saved in ``directory``."""
+        fields: dict[str, Field] = {}
+        vocabularies: dict[str, Vocabulary] = {}
+        offset = 0
+        for group, members in self._groups.items():
+            transforms = {spec.name: self._transform(spec, group) for spec in members}
+            first, summary = members[0], self._of_group.get(group)
+            file = digest = None
+            if first.kind == "numeric":
+                rows = 2
+            elif "buckets" in first.transform:
+                rows = first.transform["buckets"] + 1
+            elif isinstance(summary, IdSummary):
+                rows = summary.rows
+            else:
+                vocabulary = self._choose(first, summary, transforms[first.name])
+                file, rows = f"{group}.tsv", vocabulary.rows
+                digest = vocabulary.save(directory / file)
+                vocabularies[file] = vocabulary
+            for spec in members:
+                fields[spec.name] = Field(
+                    name=spec.name,
+                    kind=spec.kind,
+                    rows=rows,
+                    offset=offset,
+                    slots=_slots(spec),
+                    role=spec.role,
+                    vocabulary=file,
+                    vocabulary_sha256=digest,
+                    transform=transforms[spec.name],
+                )
+            offset += rows
+        return tuple(fields[spec.name] for spec in self._specs), vocabularies
+
+    def _choose(self, first: FieldSpec, summary: Summary | None, transform: Mapping[str, Any]) -> Vocabulary:
+        least = self._min_count if first.min_count is None else first.min_count
+        if isinstance(summary, NumberSummary):
+            return Vocabulary.choose(*summary.bins(transform["edges"]), least)
+        assert isinstance(summary, TokenSummary)
+        return Vocabulary.choose(*summary.counter.often(least), least)
+
+    def _transform(self, spec: FieldSpec, group: str) -> dict[str, Any]:
+        """The transform with what training rows say of scale and bins, for a field as it is stored."""
+        transform = dict(spec.transform)
+        if spec.column is not None and spec.column != spec.name:
+            transform["column"] = spec.column
+        if "buckets" in transform and group != spec.name:
+            transform["salt"] = group
+        summary = self._of_group.get(group)
+        if isinstance(summary, NumberSummary):
+            numbers, counts = summary.counter.all()
+            if spec.kind == "numeric":
+                transform |= fit_scale(spec.scale, numbers, counts)
+            else:
+                transform["edges"] = fit_edges(spec.bins, numbers, counts)
+        return transform
 
 
-def grow_fields(
-    fields: Sequence[Field],
-    vocabularies: Mapping[str, Vocabulary],
-    cells_of: Callable[[Field], Cells],
-    min_counts: Mapping[str, int],
-    directory: pathlib.Path,
-) -> tuple[tuple[Field, ...], dict[str, Vocabulary]]:
-    """``fields`` of an earlier data set with further values that training rows hold often enough, behind the old ones.
+class Growth:
+    """Fits the ``fields`` of an earlier data set to further values, which come behind the old ones.
 
     A value keeps its id within the field; offsets move. Scales, edges and buckets stay. ``min_counts`` by field.
+    ``summaries`` are to be filled before ``fields``.
     """
-    members: dict[int, list[Field]] = {}
-    for field in fields:
-        members.setdefault(field.offset, []).append(field)
-    grown: dict[str, Field] = {}
-    found: dict[str, Vocabulary] = {}
-    offset = 0
-    for _, alike in sorted(members.items()):
-        first = alike[0]
-        rows, digest = first.rows, None
-        if first.vocabulary is not None:
-            counted = [(field.transform, *cells_of(field)) for field in alike]
-            vocabulary = vocabularies[first.vocabulary].grown(*_count_tokens(counted), min_counts[first.name])
-            found[first.vocabulary], rows = vocabulary, vocabulary.rows
-            digest = vocabulary.save(directory / first.vocabulary)
-        elif "add" in first.transform:
-            rows = max(rows, _own_rows(first, *cells_of(first)))
-        for field in alike:
-            grown[field.name] = dataclasses.replace(field, rows=rows, offset=offset, vocabulary_sha256=digest)
-        offset += rows
-    return tuple(grown[field.name] for field in fields), found
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        vocabularies: Mapping[str, Vocabulary],
+        min_counts: Mapping[str, int],
+        directory: pathlib.Path,
+    ):
+        self._fields, self._vocabularies, self._min_counts = fields, vocabularies, min_counts
+        members: dict[int, list[Field]] = {}
+        for field in fields:
+            members.setdefault(field.offset, []).append(field)
+        self._groups = [alike for _, alike in sorted(members.items())]
+        found = {alike[0].name: self._summarize(alike, directory) for alike in self._groups}
+        self._of_group = {name: summary for name, summary in found.items() if summary is not None}
+
+    @property
+    def summaries(self) -> list[Summary]:
+        return list(self._of_group.values())
+
+    @staticmethod
+    def _summarize(alike: list[Field], directory: pathlib.Path) -> Summary | None:
+        if alike[0].vocabulary is not None:
+            return TokenSummary(alike, directory / alike[0].name)
+        return IdSummary(alike[0]) if "add" in alike[0].transform else None
+
+    def fields(self, directory: pathlib.Path) -> Fitted:
+        """The fields, with their new offsets, and the grown vocabularies by file name, saved in ``directory``."""
+        grown: dict[str, Field] = {}
+        found: dict[str, Vocabulary] = {}
+        offset = 0
+        for alike in self._groups:
+            first, summary = alike[0], self._of_group.get(alike[0].name)
+            rows, digest = first.rows, None
+            if isinstance(summary, TokenSummary) and first.vocabulary is not None:
+                old, least = self._vocabularies[first.vocabulary], self._min_counts[first.name]
+                vocabulary = old.grown(*summary.counter.often(least, also=old), least)
+                found[first.vocabulary], rows = vocabulary, vocabulary.rows
+                digest = vocabulary.save(directory / first.vocabulary)
+            elif isinstance(summary, IdSummary):
+                rows = max(rows, summary.rows)
+            for field in alike:
+                grown[field.name] = dataclasses.replace(field, rows=rows, offset=offset, vocabulary_sha256=digest)
+            offset += rows
+        return tuple(grown[field.name] for field in self._fields), found
 
 
 def _slots(spec: FieldSpec) -> int:
     if spec.kind == "numeric":
         return 2 if spec.transform.get("missing") else 1
     return spec.transform["max"] if "split" in spec.transform else 1
-
-
-def _fitted(spec: FieldSpec, group: str, cells_of: Callable[[FieldSpec], Cells]) -> dict[str, Any]:
-    """The transform with what training rows say of scale and bins, for a field as it is stored."""
-    transform = dict(spec.transform)
-    if spec.column is not None and spec.column != spec.name:
-        transform["column"] = spec.column
-    if "buckets" in transform and group != spec.name:
-        transform["salt"] = group
-    if spec.kind == "numeric" and spec.scale != "none":
-        cells, counts = cells_of(spec)
-        transform |= fit_scale(spec.scale, *_measured(transform, cells, counts))
-    elif spec.bins:
-        cells, counts = cells_of(spec)
-        transform["edges"] = fit_edges(spec.bins, *_measured(transform, cells, counts))
-    return transform
-
-
-def _measured(transform: Mapping[str, Any], cells: Sequence[str], counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers in training rows' cells, and how many rows hold each: fills are no measurements."""
-    numbers, empty = cell_numbers(transform, cells)
-    kept = ~empty & (counts > 0)
-    return numbers[kept], counts[kept]
-
-
-def _own_rows(spec: FieldSpec | Field, cells: Sequence[str], counts: np.ndarray) -> int:
-    """Rows for raw ids 0 to the largest in training, each shifted by ``add``, and the unseen."""
-    tokens = (cell for cell, count in zip(cells, counts.tolist(), strict=True) if count)
-    return max((int(token) for token in tokens if token.isdecimal()), default=-1) + spec.transform["add"] + 1
-
-
-def _count_tokens(parts: Sequence[tuple[Mapping[str, Any], Sequence[str], np.ndarray]]) -> Cells:
-    """The distinct tokens of all parts and how often training rows hold each."""
-    # Cells of the raw column itself are distinct; attributes of different keys may be alike.
-    if len(parts) == 1 and is_plain(parts[0][0]) and "join" not in parts[0][0]:
-        return parts[0][1:]
-    totals: collections.Counter[str] = collections.Counter()
-    for transform, cells, counts in parts:
-        for tokens, count in zip(cell_tokens(transform, cells), counts.tolist(), strict=True):
-            for token in tokens:
-                if token is not None:
-                    totals[token] += count
-    return list(totals), np.fromiter(totals.values(), np.int64, len(totals))
 
 
 def needed_columns(specs: Sequence[FieldSpec]) -> list[str]:

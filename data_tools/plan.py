@@ -12,6 +12,7 @@ from data_tools import split as splitting
 from data_tools.encode import load_schema
 from data_tools.errors import DataError, unknown
 from data_tools.formats import FieldSpec, Format, SideTable, get_format
+from data_tools.formats.reader import CHUNK_BYTES
 from data_tools.labels import format_rule, parse_rule
 from data_tools.manifest import sum_file
 from dist_fm.data.schema import Label
@@ -41,6 +42,8 @@ class BuildOptions:
     tables: tuple[tuple[str, str], ...] = ()  # names and files of the format's side tables
     vocab_from: str | None = None  # data set or run whose fields and vocabularies are used
     grow: bool = False
+    workers: int = 1  # they fork, which a caller with threads (JAX) may not want
+    memory_bytes: int = 1 << 30  # what the counts of values may take, before they go to disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +64,9 @@ class Plan:
             raise unknown("split", options.split, splitting.KINDS)
         label = parse_rule(options.label, chosen.label.column) if options.label else chosen.label
         min_count = chosen.min_count if options.min_count is None else options.min_count
-        if min_count < 1 or options.block_rows < 1:
-            raise DataError("--min_count and --block_rows must be at least 1")
+        for name, given in (("min_count", min_count), ("block_rows", options.block_rows), ("workers", options.workers)):
+            if given < 1:
+                raise DataError(f"--{name}={given}: must be at least 1")
         if options.split == "files":
             if options.inputs or options.split_files[0] is None:
                 raise DataError("--split=files takes --train=FILE (and --valid=FILE, --test=FILE) instead of --input")
@@ -84,7 +88,7 @@ class Plan:
         plan = cls(
             options, chosen, label, min_count, files, tuple((known[name], path) for name, path in options.tables)
         )
-        if options.split in splitting.NEEDS_USERS and plan.user_field is None:
+        if options.split in splitting.NEEDS_USERS and plan.user_column is None:
             raise DataError(f"--split={options.split} needs a user field, which {chosen.name} rows do not have")
         return plan
 
@@ -94,8 +98,15 @@ class Plan:
         return self.format.fields + tuple(field for table, _ in self.tables for field in table.fields)
 
     @property
-    def user_field(self) -> int | None:
-        return next((i for i, field in enumerate(self.fields) if field.role == "user"), None)
+    def user_column(self) -> str | None:
+        """The raw column of the user field, if there is one."""
+        return next((field.columns[0] for field in self.fields if field.role == "user"), None)
+
+    @property
+    def workers(self) -> int:
+        """Processes that work beside this one, 1 for none: a file of one piece is not worth starting them."""
+        total_bytes = sum(os.path.getsize(path) for path, _ in self.files if os.path.exists(path))
+        return self.options.workers if total_bytes > CHUNK_BYTES else 1
 
     def to_json(self) -> dict[str, Any]:
         """What decides the data set's content, apart from its inputs."""

@@ -24,23 +24,24 @@ class Vocabulary:
         self.counts = np.asarray(counts, np.int64)
         self._ids: dict[str | None, int] = {value: number + 1 for number, value in enumerate(self.values)}
 
+    def __contains__(self, value: object) -> bool:
+        return value in self._ids
+
     @property
     def rows(self) -> int:
         """Table rows it needs: one a value, and one for the unseen."""
         return len(self.values) + 1
 
     @classmethod
-    def choose(cls, values: Sequence[str], counts: np.ndarray, min_count: int) -> tuple["Vocabulary", np.ndarray]:
-        """The vocabulary of distinct ``values`` [U] by their training ``counts`` [U], and each value's id int32 [U].
+    def choose(cls, values: Sequence[str], counts: np.ndarray, min_count: int) -> "Vocabulary":
+        """The vocabulary of distinct ``values`` [U] by their training ``counts`` [U].
 
         A value seen less than ``min_count`` times (or never) is left out. Ids go by count, ties by value.
         """
         counts = np.asarray(counts, np.int64)
         kept = np.flatnonzero(counts >= max(min_count, 1))
         order = sorted(kept.tolist(), key=lambda index: (-counts[index], values[index]))
-        ids = np.full(len(values), UNSEEN, np.int32)
-        ids[order] = np.arange(1, len(order) + 1)
-        return cls([values[index] for index in order], counts[order]), ids
+        return cls([values[index] for index in order], counts[order])
 
     def grown(self, values: Sequence[str], counts: np.ndarray, min_count: int) -> "Vocabulary":
         """This one, and behind it the ``values`` [U] it lacks that ``counts`` [U] says occur ``min_count`` times.
@@ -49,7 +50,7 @@ class Vocabulary:
         """
         now = dict(zip(values, np.asarray(counts).tolist(), strict=True))
         new = {value: count for value, count in now.items() if value not in self._ids}
-        added = Vocabulary.choose(list(new), np.array(list(new.values()), np.int64), min_count)[0]
+        added = Vocabulary.choose(list(new), np.array(list(new.values()), np.int64), min_count)
         old = np.array([now.get(value, 0) for value in self.values], np.int64)
         return Vocabulary([*self.values, *added.values], np.concatenate([old, added.counts]))
 

@@ -236,7 +236,7 @@ def test_strict_stops_at_the_first_bad_row(tmp_path):
         ({"format": "movielens-2m"}, "unknown format 'movielens-2m'; did you mean 'movielens-1m'"),
         ({"split": "tiem"}, "unknown split 'tiem'; did you mean 'time'"),
         ({"label": "abov:3"}, "unknown label rule 'abov'; did you mean 'above:NUMBER'"),
-        ({"min_count": 0}, "--min_count and --block_rows must be at least 1"),
+        ({"min_count": 0}, "--min_count=0: must be at least 1"),
         ({"inputs": ()}, "needs --input=FILE"),
         ({"split": "files"}, "--split=files takes --train=FILE"),
         ({"split_files": ("a", None, None)}, "--train, --valid and --test go with --split=files"),
@@ -332,15 +332,17 @@ def test_a_full_map_or_disk_leaves_nothing(tmp_path, ratings):
     with pytest.raises(StoreError, match=r"map of 20,000 bytes is full .*--map_size"):
         make(path, tmp_path / "set", map_size=20_000)
     assert os.listdir(tmp_path) == []
-    program = (
-        "import resource, signal, sys; from data_tools.cli import main\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
     arguments = ["build-lmdb", "--format=movielens-1m", f"--input={path}", f"--output={tmp_path / 'set'}"]
-    ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
-    assert ended.returncode == 1 and "Traceback" not in ended.stderr
-    assert ended.stderr.count("\n") == 1 and "File too large" in ended.stderr and os.listdir(tmp_path) == []
+    for most_bytes, reason in ((2_000, "File too large"), (15_000, "train.lmdb: writing failed")):  # rows, then blocks
+        program = (
+            "import resource, signal, sys; from data_tools.cli import main\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes}))\n"
+            "sys.exit(main(sys.argv[1:]))"
+        )
+        ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+        assert ended.returncode == 1 and "Traceback" not in ended.stderr
+        assert ended.stderr.count("\n") == 1 and reason in ended.stderr and os.listdir(tmp_path) == []
 
 
 def test_a_killed_build_leaves_nothing_that_opens_and_runs_again(tmp_path, ratings):

@@ -4,7 +4,8 @@ from data_tools.errors import DataError, unknown
 from data_tools.formats import avazu, criteo, eleme, frappe, kmrd, movielens
 from data_tools.formats.base import Column, FieldSpec, Format, SideTable, TextLayout
 from data_tools.formats.described import DELIMITERS, read_format
-from data_tools.formats.reader import BadRow, Chunk, RowReader, open_rows
+from data_tools.formats.parser import BadRow, Parsed, RowParser
+from data_tools.formats.reader import Chunk, RowReader, open_rows
 
 _MODULES = (movielens, criteo, avazu, frappe, kmrd, eleme)
 FORMATS: dict[str, Format] = {found.name: found for module in _MODULES for found in module.FORMATS}
@@ -33,6 +34,8 @@ __all__ = [
     "Column",
     "FieldSpec",
     "Format",
+    "Parsed",
+    "RowParser",
     "RowReader",
     "SideTable",
     "TextLayout",
