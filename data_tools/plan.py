@@ -44,6 +44,7 @@ class BuildOptions:
     grow: bool = False
     workers: int = 1  # they fork, which a caller with threads (JAX) may not want
     memory_bytes: int = 1 << 30  # what the counts of values may take, before they go to disk
+    chunk_bytes: int = CHUNK_BYTES  # of text that one worker parses at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Plan:
     def workers(self) -> int:
         """Processes that work beside this one, 1 for none: a file of one piece is not worth starting them."""
         total_bytes = sum(os.path.getsize(path) for path, _ in self.files if os.path.exists(path))
-        return self.options.workers if total_bytes > CHUNK_BYTES else 1
+        return self.options.workers if total_bytes > self.options.chunk_bytes else 1
 
     def to_json(self) -> dict[str, Any]:
         """What decides the data set's content, apart from its inputs."""

@@ -54,7 +54,7 @@ def read_rows(plan: Plan, scratch: pathlib.Path, quarantine: TextIO) -> RawRows:
     columns = needed_columns(plan.fields)
     user = plan.user_column if plan.options.split in splitting.NEEDS_USERS else None
     for path, split in plan.files:
-        reader = open_rows(plan.format.layout, path, label=plan.label)
+        reader = open_rows(plan.format.layout, path, label=plan.label, chunk_bytes=plan.options.chunk_bytes)
         if not reader.has_times:
             found.times = None
             if plan.options.split in splitting.NEEDS_TIMES:

@@ -133,3 +133,14 @@ def built(tmp_path_factory):
     options = BuildOptions("csv", str(work / "set"), (str(work / "rows.csv"),), schema=str(work / "schema.toml"))
     build(BuildOptions(**{**vars(options), "split": "none"}), say=lambda _: None)
     return work
+
+
+@pytest.fixture(scope="session")
+def ratings(tmp_path_factory):
+    """A file of ratings in MovieLens 1M's format, and its rows of strings."""
+    from raw_logs import draw_ratings
+
+    rows = draw_ratings()
+    path = tmp_path_factory.mktemp("raw") / "ratings.dat"
+    path.write_text("".join("::".join(row) + "\n" for row in rows))
+    return path, rows

@@ -1,8 +1,12 @@
-"""Raw logs for tests: a described CSV with every kind of field, and the ele.me format."""
+"""Raw logs for tests, and builds of them: a described CSV with every kind of field, ratings, the ele.me format."""
+
+import random
 
 import numpy as np
 
+from data_tools.build import build
 from data_tools.formats.eleme import COLUMNS
+from data_tools.plan import BuildOptions
 
 ROWS = """click,user,tags,shop,shops,price,prices,age,when
 1,u1,a|b,s1,s2;s1,2.0,1;3,20,0
@@ -86,3 +90,22 @@ def eleme_rows(count, seed=0):
         return cell(name) if rng.random() < 0.9 else ""
 
     return "".join(",".join(value(name) for name in COLUMNS) + "\n" for _ in range(count))
+
+
+def draw_ratings(count=2000):
+    """Ratings with repeated and equal timestamps, as rows of strings."""
+    rng = random.Random(7)
+    return [
+        (f"u{rng.randint(1, 60)}", f"i{int(rng.paretovariate(0.7))}", rng.choice("12345"), str(rng.randint(1, 900)))
+        for _ in range(count)
+    ]
+
+
+def quiet(message):
+    """Takes what ``build`` says."""
+
+
+def make(path, output, **options):
+    """The manifest of a data set built of one file of ratings, unless ``options`` say otherwise."""
+    given = {"format": "movielens-1m", "inputs": (str(path),), "block_rows": 256, **options}
+    return build(BuildOptions(output=str(output), **given), quiet)

@@ -5,12 +5,10 @@ import math
 import os
 import random
 import shutil
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
+from raw_logs import make
 
 from data_tools import split as splitting
 from data_tools.build import build
@@ -19,32 +17,10 @@ from data_tools.errors import DataError
 from data_tools.formats import FORMATS, open_rows
 from data_tools.plan import BuildOptions
 from data_tools.verify import verify
-from dist_fm.data.schema import SchemaError, read_schema
-from dist_fm.data.store import BlockStore, StoreError
+from dist_fm.data.schema import read_schema
+from dist_fm.data.store import BlockStore
 
 SPLITS = ("train", "valid", "test")
-
-
-def quiet(message):
-    """Takes what ``build`` says."""
-
-
-@pytest.fixture(scope="module")
-def ratings(tmp_path_factory):
-    """A file of 2,000 ratings with repeated and equal timestamps; columns of strings."""
-    rng = random.Random(7)
-    rows = [
-        (f"u{rng.randint(1, 60)}", f"i{int(rng.paretovariate(0.7))}", rng.choice("12345"), str(rng.randint(1, 900)))
-        for _ in range(2000)
-    ]
-    path = tmp_path_factory.mktemp("raw") / "ratings.dat"
-    path.write_text("".join("::".join(row) + "\n" for row in rows))
-    return path, rows
-
-
-def make(path, output, **options):
-    given = {"format": "movielens-1m", "inputs": (str(path),), "block_rows": 256, **options}
-    return build(BuildOptions(output=str(output), **given), quiet)
 
 
 def read_back(directory):
@@ -325,60 +301,6 @@ def test_what_is_no_data_set_is_never_replaced(tmp_path, ratings):
         make(path, tmp_path / "home" / "letter", overwrite=True)
     (tmp_path / "empty").mkdir()
     assert make(path, tmp_path / "empty").rows_in == 2000
-
-
-def test_a_full_map_or_disk_leaves_nothing(tmp_path, ratings):
-    path, _ = ratings
-    with pytest.raises(StoreError, match=r"map of 20,000 bytes is full .*--map_size"):
-        make(path, tmp_path / "set", map_size=20_000)
-    assert os.listdir(tmp_path) == []
-    arguments = ["build-lmdb", "--format=movielens-1m", f"--input={path}", f"--output={tmp_path / 'set'}"]
-    for most_bytes, reason in ((2_000, "File too large"), (15_000, "train.lmdb: writing failed")):  # rows, then blocks
-        program = (
-            "import resource, signal, sys; from data_tools.cli import main\n"
-            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes}))\n"
-            "sys.exit(main(sys.argv[1:]))"
-        )
-        ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
-        assert ended.returncode == 1 and "Traceback" not in ended.stderr
-        assert ended.stderr.count("\n") == 1 and reason in ended.stderr and os.listdir(tmp_path) == []
-
-
-def test_a_killed_build_leaves_nothing_that_opens_and_runs_again(tmp_path, ratings):
-    path, _ = ratings
-    big = tmp_path / "big.dat"
-    big.write_text(path.read_text() * 40)
-    arguments = [sys.executable, "-m", "data_tools", "build-lmdb", "--format=movielens-1m", f"--input={big}"]
-    output = tmp_path / "set"
-    undisturbed = make(big, tmp_path / "undisturbed", block_rows=8192)
-    started = time.perf_counter()
-    subprocess.run([*arguments, f"--output={tmp_path / 'timed'}"], check=True, capture_output=True)
-    whole_s = time.perf_counter() - started
-    for moment in (0.55, 0.7, 0.8, 0.9):
-        process = subprocess.Popen([*arguments, f"--output={output}"], stdout=subprocess.DEVNULL)
-        time.sleep(moment * whole_s)
-        process.kill()
-        process.wait()
-        if output.exists():  # it was faster this time: then it is whole
-            assert verify(output) == []
-            shutil.rmtree(output)
-        with pytest.raises(SchemaError):
-            read_schema(tmp_path / ".set.building")
-    assert make(big, output, block_rows=8192) == undisturbed
-    assert not (tmp_path / ".set.building").exists() and verify(output) == []
-
-
-def test_two_builds_of_one_output_do_not_meet(tmp_path, ratings):
-    path, _ = ratings
-
-    def intrude(message):
-        with pytest.raises(DataError, match="another process is building it"):
-            make(path, tmp_path / "set")
-
-    options = BuildOptions("movielens-1m", str(tmp_path / "set"), (str(path),))
-    build(options, intrude)
-    assert verify(tmp_path / "set") == []
 
 
 def test_criteo_classes_are_torchfms(tmp_path, shared):
