@@ -26,6 +26,7 @@ test: lint
 	$(BIN)/pytest -n 2 -m 'not slow'
 
 test-slow: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(LOCK) -e '.[test,ray]'
 	JAX_NUM_CPU_DEVICES=8 $(BIN)/pytest -m slow
 
 # Small enough for a few minutes on two cores; PEER_PYTHON=/path/to/python, one that has torchfm, also times torchfm.

@@ -24,7 +24,6 @@ from data_tools.side_tables import Attributes
 from data_tools.split import SPLITS
 from data_tools.staging import check_output, staged
 from data_tools.summaries import Cells, Summary, keep_within
-from data_tools.workers import ordered_map
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import Field, Schema
 from dist_fm.data.store import BlockWriter
@@ -127,8 +126,8 @@ def _fit(plan: Plan, rows: RawRows, in_train: np.ndarray, staging: pathlib.Path)
             joined = {"join": file, "join_sha256": attributes[file].save(staging / "vocab" / file)}
             specs += [dataclasses.replace(spec, transform={**spec.transform, **joined}) for spec in table.fields]
         fit = Fit(specs, plan.min_count, scratch)
-    looking = ordered_map(_look, (fit.summaries, attributes), rows.with_rows(in_train), plan.workers)
-    with contextlib.closing(looking) as seen, Progress("counting", rows.count, "row") as progress:
+    looking = plan.spread(_look, (fit.summaries, attributes), rows.with_rows(in_train))
+    with looking as seen, Progress("counting", rows.count, "row") as progress:
         for (_, count), of_portion in zip(rows.portions, seen, strict=True):
             for summary, said in zip(fit.summaries, of_portion, strict=True):
                 summary.add(said)
@@ -184,8 +183,8 @@ def _write(
 ) -> dict[str, dict[str, int]]:
     """Writes the stores; returns the schema's counts."""
     layout = RecordLayout.for_schema(encoder.schema)
-    encoding = ordered_map(_encode, (encoder, layout), rows.with_rows(splits), plan.workers)
-    with contextlib.ExitStack() as stack, contextlib.closing(encoding) as encoded:
+    encoding = plan.spread(_encode, (encoder, layout), rows.with_rows(splits))
+    with contextlib.ExitStack() as stack, encoding as encoded:
         writers = [
             stack.enter_context(
                 BlockWriter(staging / f"{name}.lmdb", layout, plan.options.block_rows, plan.options.map_size)

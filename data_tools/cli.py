@@ -12,7 +12,7 @@ from data_tools.build import build
 from data_tools.errors import DataError, unknown
 from data_tools.formats import FORMATS
 from data_tools.inspect import inspect
-from data_tools.plan import BuildOptions
+from data_tools.plan import ENGINES, BuildOptions
 from data_tools.split import KINDS, parse_fractions
 from data_tools.synth import KINDS as SYNTH_KINDS
 from data_tools.synth import synth
@@ -117,6 +117,8 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=int, default=cores, help="processes at work (default: the cores, %(default)s)"
     )
+    about = f"{' or '.join(ENGINES)}; ray: a running cluster with a shared file system (default: local)"
+    parser.add_argument("--engine", default="local", help=about)
     about = "what the counts of distinct values may take before they go to disk, as 500MB or 2GB (default: 1GB)"
     parser.add_argument("--memory", default="1GB", metavar="SIZE", help=about)
     parser.set_defaults(run=_build)
@@ -173,6 +175,7 @@ def _build(options: argparse.Namespace) -> int:
             block_rows=options.block_rows,
             map_size=options.map_size,
             name=options.name,
+            engine=options.engine,
             workers=options.workers,
             memory_bytes=_num_bytes(options.memory),
         )

@@ -1,13 +1,15 @@
 """What a build is asked for, and the same with every default filled in and checked."""
 
+import contextlib
 import dataclasses
 import glob
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from data_tools import on_ray, workers
 from data_tools import split as splitting
 from data_tools.encode import load_schema
 from data_tools.errors import DataError, unknown
@@ -17,6 +19,8 @@ from data_tools.labels import format_rule, parse_rule
 from data_tools.manifest import sum_file
 from dist_fm.data.schema import Label
 from dist_fm.data.store import DEFAULT_BLOCK_ROWS, DEFAULT_MAP_SIZE
+
+ENGINES = ("local", "ray")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,7 @@ class BuildOptions:
     tables: tuple[tuple[str, str], ...] = ()  # names and files of the format's side tables
     vocab_from: str | None = None  # data set or run whose fields and vocabularies are used
     grow: bool = False
+    engine: str = "local"
     workers: int = 1  # they fork, which a caller with threads (JAX) may not want
     memory_bytes: int = 1 << 30  # what the counts of values may take, before they go to disk
     chunk_bytes: int = CHUNK_BYTES  # of text that one worker parses at a time
@@ -63,6 +68,8 @@ class Plan:
         chosen = get_format(options.format, options.schema)
         if options.split not in splitting.KINDS:
             raise unknown("split", options.split, splitting.KINDS)
+        if options.engine not in ENGINES:
+            raise unknown("engine", options.engine, ENGINES)
         label = parse_rule(options.label, chosen.label.column) if options.label else chosen.label
         min_count = chosen.min_count if options.min_count is None else options.min_count
         for name, given in (("min_count", min_count), ("block_rows", options.block_rows), ("workers", options.workers)):
@@ -103,11 +110,14 @@ class Plan:
         """The raw column of the user field, if there is one."""
         return next((field.columns[0] for field in self.fields if field.role == "user"), None)
 
-    @property
-    def workers(self) -> int:
-        """Processes that work beside this one, 1 for none: a file of one piece is not worth starting them."""
+    def spread(self, function: Callable[[Any, Any], Any], shared: Any, tasks: Iterable[Any]) -> Any:
+        """``function(shared, task)`` for each task, by the engine: a context manager of the results, in order."""
+        if self.options.engine == "ray":
+            return contextlib.closing(on_ray.ordered_map(function, shared, tasks, self.options.workers))
+        # A file of one piece is not worth starting processes.
         total_bytes = sum(os.path.getsize(path) for path, _ in self.files if os.path.exists(path))
-        return self.options.workers if total_bytes > self.options.chunk_bytes else 1
+        number = self.options.workers if total_bytes > self.options.chunk_bytes else 1
+        return contextlib.closing(workers.ordered_map(function, shared, tasks, number))
 
     def to_json(self) -> dict[str, Any]:
         """What decides the data set's content, apart from its inputs."""

@@ -1,6 +1,5 @@
 """The raw rows of a build: parsed once, kept on disk until splits and vocabularies are known. Axes: N rows."""
 
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -19,7 +18,6 @@ from data_tools.portions import Portion
 from data_tools.progress import Progress
 from data_tools.split import SPLITS
 from data_tools.vocab import escape
-from data_tools.workers import ordered_map
 
 
 @dataclasses.dataclass
@@ -65,7 +63,7 @@ def read_rows(plan: Plan, scratch: pathlib.Path, quarantine: TextIO) -> RawRows:
             (piece, scratch / f"portion-{number:06}") for piece, number in zip(reader.pieces(), numbers, strict=False)
         )
         with (
-            contextlib.closing(ordered_map(_parse, (reader.parser, columns, user), tasks, plan.workers)) as parsed,
+            plan.spread(_parse, (reader.parser, columns, user), tasks) as parsed,
             Progress(f"reading {os.path.basename(path)}", reader.text_bytes, "B") as progress,
         ):
             for chunk in reader.number(parsed):

@@ -210,6 +210,7 @@ def test_strict_stops_at_the_first_bad_row(tmp_path):
     "options, message",
     [
         ({"format": "movielens-2m"}, "unknown format 'movielens-2m'; did you mean 'movielens-1m'"),
+        ({"engine": "rya"}, "unknown engine 'rya'; did you mean 'ray'"),
         ({"split": "tiem"}, "unknown split 'tiem'; did you mean 'time'"),
         ({"label": "abov:3"}, "unknown label rule 'abov'; did you mean 'above:NUMBER'"),
         ({"min_count": 0}, "--min_count=0: must be at least 1"),

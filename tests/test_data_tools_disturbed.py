@@ -57,6 +57,19 @@ def test_workers_memory_and_pieces_do_not_change_a_byte(tmp_path, ratings, split
         shutil.rmtree(tmp_path / "spread")
 
 
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes_and_errors(tmp_path, ratings):
+    pytest.importorskip("ray", reason="needs the extra ray")
+    path, _ = ratings
+    make(path, tmp_path / "alone", split="user", block_rows=100)
+    done = run_build(path, tmp_path / "ray", split="user", block_rows=100, chunk_bytes=3000, engine="ray", workers=2)
+    assert done.returncode == 0, done.stderr
+    assert same_files(tmp_path / "alone", tmp_path / "ray")
+    done = run_build(path, tmp_path / "strict", format="criteo", engine="ray", workers=2)
+    assert "DataError: none of the rows is good; the first: " in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["alone", "ray"]
+
+
 def test_a_killed_worker_ends_the_build(tmp_path, ratings):
     path, _ = ratings
     program = f"""
