@@ -17,8 +17,8 @@ from dist_fm.data.schema import EMPTY, Field, Schema
 
 
 def has_values(fields: Iterable[Field]) -> bool:
-    """Whether records of ``fields`` need values: of numbers, and of lists that are averaged."""
-    return any(field.kind == "numeric" or field.transform.get("pool") == "mean" for field in fields)
+    """Whether records of ``fields`` need values: of numbers, and of lists that are averaged or not pooled."""
+    return any(field.kind == "numeric" or field.transform.get("pool") in ("mean", "none") for field in fields)
 
 
 def own_cells(

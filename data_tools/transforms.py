@@ -1,9 +1,10 @@
 """What a field makes of a raw cell before ids: tokens, or numbers. Every step is a key of the field's ``transform``.
 
-Of tokens: ``split`` (a list's separator, with ``max`` slots, ``keep`` first or last, ``pool`` mean or sum), then one of
-``as`` (a named function of a token), ``edges`` (the bin of a number) or nothing. Of numbers: ``split`` with ``reduce``
-(mean, sum or last), ``log`` (sign(x) log1p(|x|)), ``shift`` and ``divide`` (fitted), ``fill`` for an empty cell, before
-all of these, and ``missing`` (whether such a cell says so too). Axes: U cells.
+Of tokens: ``split`` (a list's separator, with ``max`` slots, ``keep`` first or last, ``pool`` mean, sum or none: each
+slot is then a model's input by itself), then one of ``as`` (a named function of a token), ``edges`` (the bin of a
+number) or nothing. Of numbers: ``split`` with ``reduce`` (mean, sum or last), ``log`` (sign(x) log1p(|x|)), ``shift``
+and ``divide`` (fitted), ``fill`` for an empty cell, before all of these, and ``missing`` (whether such a cell says so
+too). Axes: U cells.
 """
 
 import datetime
@@ -19,7 +20,7 @@ from data_tools.errors import DataError, unknown
 from data_tools.numeric import log_squared_bin, parse_integer, parse_number
 
 EMPTY_BIN = "NULL"  # an empty cell of a binned field: a value of its own
-POOLS = ("mean", "sum")
+POOLS = ("mean", "sum", "none")
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
 KEEPS = ("first", "last")
 REDUCES = ("mean", "sum", "last")

@@ -12,7 +12,7 @@ from data_tools.manifest import QUARANTINE, Manifest, describe_files
 from data_tools.progress import Progress
 from data_tools.split import SPLITS
 from dist_fm.data.records import RecordLayout
-from dist_fm.data.schema import Schema, SchemaError, read_schema
+from dist_fm.data.schema import EMPTY, Field, Schema, SchemaError, read_schema
 from dist_fm.data.store import BlockStore, StoreError
 
 
@@ -84,19 +84,37 @@ def _check_split(path: pathlib.Path, split: str, schema: Schema, manifest: Manif
 
 
 def _check_rows(rows: np.ndarray, layout: RecordLayout, schema: Schema) -> Iterator[str]:
-    """Ids must be rows of their slot's field, labels what the label rule gives."""
+    """Ids must be rows of their slot's field, labels what the label rule gives; values tell which entries are there."""
     first = schema.slot_offsets
     last = first + np.array([field.rows for field in schema.fields], np.int32)[schema.slot_fields] - 1
     ids = layout.ids(rows)
     outside = (ids < first) | (ids > last)
-    if schema.num_slots != schema.num_fields:  # only lists have empty slots
-        outside &= ids >= 0
+    may_be_empty = np.array([_may_be_empty(field) for field in schema.fields])[schema.slot_fields]
+    outside &= ~may_be_empty | (ids != EMPTY)
     for slot in np.flatnonzero(outside.any(axis=0)):
         row = int(np.flatnonzero(outside[:, slot])[0])
         name = schema.fields[schema.slot_fields[slot]].name
         yield f"row {row}: id {ids[row, slot]} is not one of field {name!r} ({first[slot]} to {last[slot]})"
+    yield from _check_unpooled(ids, layout.values(rows), schema)
     labels = layout.labels(rows)
     wrong = ~np.isin(labels, (0, 1)) if schema.label.is_binary else ~np.isfinite(labels)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         yield f"row {row}: label {labels[row]} is not {'0 or 1' if schema.label.is_binary else 'a number'}"
+
+
+def _may_be_empty(field: Field) -> bool:
+    """Whether a record may hold nothing in a slot of it: a list's, or the one for a missing number."""
+    return field.slots > 1 or field.kind != "numeric" and "split" in field.transform
+
+
+def _check_unpooled(ids: np.ndarray, values: np.ndarray | None, schema: Schema) -> Iterator[str]:
+    """Slots that are not pooled are told empty by their values, which must agree with the ids."""
+    unpooled = ~np.array([field.is_pooled for field in schema.fields])[schema.slot_fields]
+    if values is None or not unpooled.any():
+        return
+    wrong = unpooled & ((ids == EMPTY) != (values == 0))
+    if wrong.any():
+        row, slot = np.argwhere(wrong)[0].tolist()
+        name = schema.fields[schema.slot_fields[slot]].name
+        yield f"row {row}: field {name!r} has id {ids[row, slot]} with value {values[row, slot]:g} in one slot"

@@ -133,3 +133,26 @@ def test_quantile_bins_hold_as_many_rows_each(tmp_path):
     build(BuildOptions("csv", str(tmp_path / "set"), inputs, split="none", schema=str(tmp_path / "s.toml")))
     counts = Encoder.from_directory(tmp_path / "set").vocabularies["x.tsv"].counts
     assert len(counts) == 8 and counts.min() >= 124 and counts.max() <= 126
+
+
+def test_a_list_that_is_not_pooled_keeps_values_and_one_of_one_entry_may_be_empty(tmp_path):
+    (tmp_path / "rows.csv").write_text("y,tags,one\n1,a b,x\n0,,\n1,b,y z\n")
+    fields = (
+        '[[field]]\nname = "tags"\nsplit = " "\nmax = 3\npool = "none"\n[[field]]\nname = "one"\nsplit = " "\nmax = 1\n'
+    )
+    (tmp_path / "s.toml").write_text('label = "y"\n' + fields)
+    inputs = (str(tmp_path / "rows.csv"),)
+    build(BuildOptions("csv", str(tmp_path / "set"), inputs, split="none", schema=str(tmp_path / "s.toml")))
+    schema = read_schema(tmp_path / "set")
+    assert (schema.num_fields, schema.num_inputs, schema.slot_inputs.tolist()) == (2, 4, [0, 1, 2, 3])
+    with BlockStore(tmp_path / "set" / "train.lmdb") as store:
+        words = store.slice(0, 3)
+        assert store.layout.ids(words).tolist() == [[2, 1, EMPTY, 4], [EMPTY] * 4, [1, EMPTY, EMPTY, 5]]
+        values = store.layout.values(words)
+        assert values.tolist() == [[1, 1, 0, 1], [0] * 4, [1, 0, 0, 1]]
+        assert schema.filled_inputs(values).tolist() == [
+            [True] * 2 + [False, True],
+            [False] * 3 + [True],
+            [True, False, False, True],
+        ]
+    assert verify(tmp_path / "set") == []

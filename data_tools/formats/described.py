@@ -10,8 +10,8 @@
 Kinds: categorical, hash (``buckets``, ``seed``), id (ids as they are), numeric (``log``, ``scale``, ``fill``,
 ``missing``), binned (``edges`` or ``bins``), time (``part``, ``time_format``), cross (``columns`` and
 ``buckets``).
-A categorical, hash or numeric field with ``split`` holds lists: ``max`` entries, ``keep`` first or last, ``pool`` mean
-or sum; of numbers, ``reduce`` mean, sum or last. ``shares`` names a field whose table rows it uses.
+A categorical, hash or numeric field with ``split`` holds lists: ``max`` entries, ``keep`` first or last, ``pool`` mean,
+sum or none; of numbers, ``reduce`` mean, sum or last. ``shares`` names a field whose table rows it uses.
 """
 
 import pathlib

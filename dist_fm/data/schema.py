@@ -3,6 +3,8 @@
 Every feature value has one *row* in a single logical embedding table: ``row = field.offset + id``, computed when the
 data is built. Row ``field.offset`` (id 0) is the field's "unseen" row, or "missing" for a numeric field. A field owns
 ``field.slots`` consecutive columns (slots) of every record; its embedding is the sum over its slots of value x row.
+Unless it is not pooled: each of its slots then is a model's input by itself, of value x row, and one whose value is 0
+is not there.
 """
 
 import dataclasses
@@ -51,6 +53,11 @@ class Field:
         if self.rows < 1 or self.slots < 1 or self.offset < 0:
             raise SchemaError(f"field {self.name!r}: rows and slots must be positive, offset not negative")
 
+    @property
+    def is_pooled(self) -> bool:
+        """Whether its slots are summed up to one input of a model."""
+        return self.transform.get("pool") != "none"
+
 
 @dataclasses.dataclass(frozen=True)
 class Label:
@@ -86,6 +93,10 @@ class Schema:
     counts: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     version: int = FORMAT_VERSION
 
+    def __post_init__(self):
+        if not (self.has_values or all(field.is_pooled for field in self.fields)):
+            raise SchemaError(f"data set {self.name!r}: slots that are not pooled need values, which tell empty ones")
+
     @property
     def num_fields(self) -> int:
         return len(self.fields)
@@ -110,8 +121,26 @@ class Schema:
         return np.array([field.offset for field in self.fields], np.int32)[self.slot_fields]
 
     @property
-    def is_one_slot_per_field(self) -> bool:
-        return self.num_slots == self.num_fields
+    def slot_inputs(self) -> np.ndarray:
+        """The input that each slot belongs to, int32 [S]: what a model sees as a field, [B, F, width] in all."""
+        fields = self.slot_fields
+        is_first = np.diff(fields, prepend=-1) > 0
+        return (np.cumsum(is_first | ~self._slot_is_pooled) - 1).astype(np.int32)
+
+    @property
+    def num_inputs(self) -> int:
+        return int(self.slot_inputs[-1]) + 1
+
+    def filled_inputs(self, values: Any) -> Any:
+        """Which inputs are there, bool [B, F], by ``values`` [B, S], NumPy's or JAX's; None where all always are."""
+        if self._slot_is_pooled.all():
+            return None
+        first = np.unique(self.slot_inputs, return_index=True)[1]
+        return (values[:, first] != 0) | self._slot_is_pooled[first]
+
+    @property
+    def _slot_is_pooled(self) -> np.ndarray:
+        return np.array([field.is_pooled for field in self.fields])[self.slot_fields]
 
     def field_with_role(self, role: str) -> int:
         """The index of the one field with ``role``; raises ``SchemaError`` when there is none or more than one."""

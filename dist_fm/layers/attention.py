@@ -1,6 +1,7 @@
 """Attention over pairs of fields."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from dist_fm.layers.dense import dense
@@ -37,8 +38,11 @@ class PairAttention(nnx.Module):
         """Which scores dropout leaves: bool [B, P], or None where it takes none."""
         return keep_mask((samples, self.pairs), self.dropout, train=train, rngs=rngs)
 
-    def __call__(self, x: jax.Array, keep: jax.Array | None) -> jax.Array:
-        """Pooled pairs [B, K] of ``x`` [B, F, K], with the scores that ``keep`` (`keep_mask`) leaves."""
+    def __call__(self, x: jax.Array, keep: jax.Array | None, filled: jax.Array | None = None) -> jax.Array:
+        """Pooled pairs [B, K] of ``x`` [B, F, K], with the scores that ``keep`` (`keep_mask`) leaves.
+
+        Pairs are of the fields that are there, ``filled`` [B, F] (None: all); a sample without a pair pools to zero.
+        """
         batch, _, width = x.shape
         # Samples last: every operation is then over long, contiguous runs, and W a single matrix product.
         products = pair_products(x.transpose(2, 1, 0), axis=1)
@@ -48,6 +52,19 @@ class PairAttention(nnx.Module):
         scores = matmul(self.projection.kernel[...].T, jax.nn.relu(hidden))
         if self.projection.bias is not None:
             scores = scores + self.projection.bias[...][:, None]
-        scores = jax.nn.softmax(scores.reshape(self.pairs, batch), axis=0)
+        scores = scores.reshape(self.pairs, batch)
+        if filled is None:
+            scores = jax.nn.softmax(scores, axis=0)
+        else:
+            scores = masked_softmax(scores, pair_products(filled.T, axis=0))
         scores = drop(scores, None if keep is None else keep.T, self.dropout)
         return (scores * products).sum(axis=1).T
+
+
+def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
+    """Softmax over the first axis of ``scores`` [P, B] where ``mask`` holds; zero elsewhere, and where none does."""
+    top = jax.lax.stop_gradient(jnp.where(mask, scores, -jnp.inf).max(axis=0))
+    # Masked scores are replaced before exp as well: an infinite one's gradient would be NaN.
+    weights = jnp.where(mask, jnp.exp(jnp.where(mask, scores - top, 0)), 0)
+    total = weights.sum(axis=0)
+    return weights / jnp.where(total > 0, total, 1)

@@ -35,6 +35,7 @@ class AFM(Model):
     """
 
     Config = AFMConfig
+    takes_slots = True
     min_fields = 2  # one pair
     config: AFMConfig
 
@@ -42,7 +43,7 @@ class AFM(Model):
         self.config = config
         self.linear = FirstOrder()
         self.attention = PairAttention(
-            schema.num_fields,
+            schema.num_inputs,
             config.embed_dim,
             config.attention_dim,
             dropout=config.attention_dropout,
@@ -61,11 +62,11 @@ class AFM(Model):
         }
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        def enter(rows, network, keep):
+        def enter(rows, network, samples):
             linear, attention = network
-            return linear(rows["linear"]), attention(rows["factors"], keep)
+            return linear(rows["linear"]), attention(rows["factors"], *samples)
 
-        keep = self.attention.keep_mask(len(batch.mask), train=train, rngs=rngs)
-        first_order, pooled = rows.map(enter, (self.linear, self.attention), keep, floats=self.attention.floats)
+        samples = self.attention.keep_mask(len(batch.mask), train=train, rngs=rngs), rows.filled
+        first_order, pooled = rows.map(enter, (self.linear, self.attention), samples, floats=self.attention.floats)
         pooled = dropout(pooled, self.config.dropout, train=train, rngs=rngs)
         return first_order + self.output(pooled)[:, 0]

@@ -14,7 +14,12 @@ from dist_fm.tables.spec import Column, Initializer, PerSample, normal, uniform,
 
 
 class Rows(Protocol):
-    """The table rows of a batch."""
+    """The table rows of a batch: [B, F, width] a column, F inputs, which are fields or slots of an unpooled one."""
+
+    @property
+    def filled(self) -> jax.Array | None:
+        """Which inputs are there, bool [B, F]; None: all of them. One that is not there is a row of zeros."""
+        ...
 
     def map(self, function: PerSample, network: Any = (), samples: Any = (), *, floats: int = 0) -> Any:
         """``function(rows, network, samples)`` over the samples, in slices that stay in the cache.
@@ -30,8 +35,8 @@ class Rows(Protocol):
 class GivenRows:
     """Rows at hand, [B, F, width] by column name: what a model gets without an engine."""
 
-    def __init__(self, rows: Mapping[str, jax.Array]):
-        self.rows = rows
+    def __init__(self, rows: Mapping[str, jax.Array], filled: jax.Array | None = None):
+        self.rows, self.filled = rows, filled
 
     def map(self, function: PerSample, network: Any = (), samples: Any = (), *, floats: int = 0) -> Any:
         """As `Rows.map`, all samples at once."""
@@ -78,10 +83,14 @@ class Model(nnx.Module):
 
     The network's arrays are ``nnx.Param`` (trained) and ``nnx.BatchStat`` (BatchNorm's running statistics), nothing
     else. Weights that L2 may shrink are called ``kernel`` and have two axes or more; ``bias`` and ``scale`` have one.
+
+    ``takes_slots`` says that it treats all inputs alike and heeds which are there, so that the slots of a field may
+    come unpooled; F is then the schema's ``num_inputs``.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     min_fields: ClassVar[int] = 1
+    takes_slots: ClassVar[bool] = False
     config: ModelConfig
 
     def __init__(self, config: ModelConfig, schema: Schema, *, rngs: nnx.Rngs):

@@ -23,6 +23,7 @@ class FM(Model):
     """Factorization machine, w0 + sum_f w_f + sum_{i<j} <v_i, v_j> (Rendle 2010, "Factorization Machines", eq. 1)."""
 
     Config = FMConfig
+    takes_slots = True
     config: FMConfig
 
     def __init__(self, config: FMConfig, schema: Schema, *, rngs: nnx.Rngs):

@@ -20,6 +20,7 @@ class LR(Model):
     """Logistic regression: w0 + sum_f w_f."""
 
     Config = LRConfig
+    takes_slots = True
 
     def __init__(self, config: LRConfig, schema: Schema, *, rngs: nnx.Rngs):
         self.config = config

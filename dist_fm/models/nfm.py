@@ -36,6 +36,7 @@ class NFM(Model):
     """
 
     Config = NFMConfig
+    takes_slots = True
     config: NFMConfig
 
     def __init__(self, config: NFMConfig, schema: Schema, *, rngs: nnx.Rngs):

@@ -1,10 +1,10 @@
 """From a batch's unique ids to the rows a model receives, the gradient's way back, and the write of updated rows.
 
 Axes: H hosts of D devices, n = H x D; U unique rows of a host, C of them at most owned by one device; B samples,
-S slots, F fields, W floats a row. Replicated: every device holds the table; a host's ``unique`` is [U]. Sharded: device
-(h, d) owns rows (h D + d) R'/n and on, R'/n of them; and of host h's unique rows it brings in those that the devices
-(0, d) ... (H-1, d) own: its ``unique`` is [H, C], flattened. Nothing of the table's size travels between devices, nor
-anything of the batch's.
+S slots, F inputs of the model, W floats a row. Replicated: every device holds the table; a host's ``unique`` is [U].
+Sharded: device (h, d) owns rows (h D + d) R'/n and on, R'/n of them; and of host h's unique rows it brings in those
+that the devices (0, d) ... (H-1, d) own: its ``unique`` is [H, C], flattened. Nothing of the table's size travels
+between devices, nor anything of the batch's.
 """
 
 from typing import Any
@@ -70,10 +70,19 @@ class Lookup:
         return self._on_shards(lambda table, ids, first: _read(table, ids), self.table, self.unique)(table, ids)
 
     def rows(
-        self, owned: jax.Array, inverse: jax.Array, values: jax.Array | None, slot_fields: np.ndarray
+        self,
+        owned: jax.Array,
+        inverse: jax.Array,
+        values: jax.Array | None,
+        slot_inputs: np.ndarray,
+        filled: jax.Array | None = None,
     ) -> "LookedUp":
-        """A global batch's rows, from those its owners read, [N, W]; ``inverse`` and ``values`` are [B, S]."""
-        return LookedUp(self, owned, inverse, values, slot_fields)
+        """A global batch's rows, from those its owners read, [N, W]; ``inverse`` and ``values`` are [B, S].
+
+        ``slot_inputs`` int [S], ascending, says which of the model's inputs a slot is summed into; ``filled`` bool
+        [B, F], which of them are there (None: all).
+        """
+        return LookedUp(self, owned, inverse, values, slot_inputs, filled)
 
     def _deliver(self, rows: jax.Array) -> jax.Array:
         """Owners' rows back to the hosts that asked, and there to every device."""
@@ -131,10 +140,16 @@ class LookedUp:
     """The rows of a global batch, as a model gets them: spread to the samples where it maps over them."""
 
     def __init__(
-        self, lookup: Lookup, owned: jax.Array, inverse: jax.Array, values: jax.Array | None, slot_fields: np.ndarray
+        self,
+        lookup: Lookup,
+        owned: jax.Array,
+        inverse: jax.Array,
+        values: jax.Array | None,
+        slot_inputs: np.ndarray,
+        filled: jax.Array | None,
     ):
         self.lookup, self.owned, self.inverse, self.values = lookup, owned, inverse, values
-        self.slot_fields = slot_fields
+        self.slot_inputs, self.filled = slot_inputs, filled
 
     def map(self, function: PerSample, network: Any = (), samples: Any = (), *, floats: int = 0) -> Any:
         """``function(rows, network, samples)`` of every sample, by slices of each device's samples.
@@ -154,7 +169,7 @@ class LookedUp:
                 inverse,
                 values,
                 samples,
-                slot_fields=self.slot_fields,
+                slot_inputs=self.slot_inputs,
                 layout=lookup.spec.layout,
                 size=slice_size(len(inverse), floats_each) if lookup.is_cpu else len(inverse),
                 sort=lookup.sorts,

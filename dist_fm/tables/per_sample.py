@@ -4,6 +4,7 @@ Rows of a whole batch, [B, F, W], and what an interaction makes of them, [B, P, 
 hundred samples' do not. The way back makes each slice again and adds its gradient to the unique rows in place.
 """
 
+import itertools
 from typing import Any
 
 import jax
@@ -33,12 +34,12 @@ def map_samples(
     values: jax.Array | None,
     samples: Any,
     *,
-    slot_fields: np.ndarray,
+    slot_inputs: np.ndarray,
     layout: RowLayout,
     size: int,
     sort: bool,
 ) -> Any:
-    """``function`` of the field rows of each sample: the sum over a field's slots of value x row.
+    """``function`` of the inputs of each sample: for each, the sum over its slots of value x row.
 
     ``unique`` [U, W]; ``inverse`` and ``values`` [b, S]; ``samples`` pytree of [b, ...], not differentiated; ``size``
     samples at a time. ``sort`` says that duplicates' gradients are summed by sorting (`take_rows`), as GPUs need it.
@@ -47,7 +48,7 @@ def map_samples(
     def of_rows(rows: Columns, network: Any, values: jax.Array | None, samples: Any) -> Any:
         if values is not None:
             rows = {name: part * values[:, :, None].astype(part.dtype) for name, part in rows.items()}
-        return function({name: _sum_slots(part, slot_fields) for name, part in rows.items()}, network, samples)
+        return function({name: _sum_slots(part, slot_inputs) for name, part in rows.items()}, network, samples)
 
     if sort:
         return of_rows(_columns(take_rows(unique, inverse), layout), network, values, samples)
@@ -117,11 +118,13 @@ def _columns(rows: jax.Array, layout: RowLayout) -> Columns:
     return {name: rows[..., part] for name, part in layout.slices.items()}
 
 
-def _sum_slots(rows: jax.Array, slot_fields: np.ndarray) -> jax.Array:
-    """[B, S, W] -> [B, F, W]; the identity when every field has one slot."""
-    fields = int(slot_fields[-1]) + 1
-    if len(slot_fields) == fields:
-        return rows
-    bounds = np.searchsorted(slot_fields, np.arange(fields + 1))
-    parts = [rows[:, a:b].sum(1, keepdims=True) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-    return jnp.concatenate(parts, 1)
+def _sum_slots(rows: jax.Array, slot_inputs: np.ndarray) -> jax.Array:
+    """[B, S, W] -> [B, F, W]; the identity when every input has one slot."""
+    parts, end = [], 0
+    for is_single, group in itertools.groupby(np.bincount(slot_inputs).tolist(), key=lambda slots: slots == 1):
+        sizes = list(group)
+        for size in [len(sizes)] if is_single else sizes:
+            part = rows[:, end : end + size]
+            parts.append(part if is_single else part.sum(1, keepdims=True))
+            end += size
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, 1)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from dist_fm.config import Config
 from dist_fm.data.schema import Schema
 from dist_fm.errors import UserError
-from dist_fm.models import get_model
+from dist_fm.models import MODELS, get_model
 from dist_fm.tables.optimizers import TableOptimizer
 from dist_fm.tables.spec import RowLayout, TableSpec
 
@@ -24,10 +24,17 @@ GIB = 1 << 30
 def table_spec(config: Config, schema: Schema, dtype: Any) -> TableSpec:
     """The table of ``config``'s model over ``schema``; ``tables.dtype`` bfloat16 overrides ``dtype``."""
     model_class = get_model(config.model_name)
-    if schema.num_fields < model_class.min_fields:
+    unpooled = [field.name for field in schema.fields if not field.is_pooled]
+    if unpooled and not model_class.takes_slots:
+        able = ", ".join(name for name, model in MODELS.items() if model.takes_slots)
+        raise UserError(
+            f"model {config.model_name} cannot take field {unpooled[0]!r} of data set {schema.name!r}: its entries are "
+            f"not pooled (pool = none), which {able} can take; or build the data with pool = sum"
+        )
+    if schema.num_inputs < model_class.min_fields:
         raise UserError(
             f"model {config.model_name} needs {model_class.min_fields} fields or more; "
-            f"data set {schema.name!r} has {schema.num_fields}"
+            f"data set {schema.name!r} has {schema.num_inputs}"
         )
     model = nnx.eval_shape(lambda: model_class(config.model, schema, rngs=nnx.Rngs(0)))
     stored = jnp.bfloat16 if config.tables.dtype == "bfloat16" else dtype

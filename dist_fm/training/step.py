@@ -120,7 +120,8 @@ class Engine:
         self, touched: jax.Array, params: nnx.State, stats: nnx.State, batch: Batch, dropout: jax.Array | None
     ) -> tuple[jax.Array, nnx.State]:
         """Logits [B] and BatchNorm's new statistics; ``dropout`` is the step's key, None in evaluation."""
-        rows = self.lookup.rows(touched, batch.inverse, batch.values, self.schema.slot_fields)
+        filled = self.schema.filled_inputs(batch.values)
+        rows = self.lookup.rows(touched, batch.inverse, batch.values, self.schema.slot_inputs, filled)
         model = nnx.merge(self._graph, params, stats)
         rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
         logits = model(rows, batch, train=dropout is not None, rngs=rngs)
