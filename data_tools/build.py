@@ -26,7 +26,7 @@ from data_tools.staging import check_output, staged
 from data_tools.vocab import Vocabulary, escape
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import Field, Schema
-from dist_fm.data.store import BlockWriter
+from dist_fm.data.shards import SplitWriter
 
 
 def build(options: BuildOptions, say: Callable[[str], None] = print) -> Manifest:
@@ -206,12 +206,12 @@ def _write(
 ) -> dict[str, dict[str, int]]:
     """Writes the stores; returns the schema's counts."""
     layout = RecordLayout.for_schema(coder.schema)
+    options = {name: getattr(plan.options, name) for name in ("shards", "block_rows", "map_size")}
+    rows = np.bincount(splits, minlength=len(SPLITS)).tolist()
     with contextlib.ExitStack() as stack:
         writers = [
-            stack.enter_context(
-                BlockWriter(staging / f"{name}.lmdb", layout, plan.options.block_rows, plan.options.map_size)
-            )
-            for name in SPLITS
+            stack.enter_context(SplitWriter(staging, name, count, layout, **options))
+            for name, count in zip(SPLITS, rows, strict=True)
         ]
         with Progress("writing", spill.rows, "row") as progress:
             for where, codes, labels in spill.portions():
@@ -220,8 +220,4 @@ def _write(
                 for number, writer in enumerate(writers):
                     writer.append(records[splits[where] == number])
                 progress.advance(len(codes), len(codes))
-        metas = [writer.close() for writer in writers]
-    return {
-        name: {"rows": meta.rows, "positives": meta.positives, "blocks": meta.blocks}
-        for name, meta in zip(SPLITS, metas, strict=True)
-    }
+        return {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}

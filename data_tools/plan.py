@@ -15,7 +15,8 @@ from data_tools.formats import FieldSpec, Format, SideTable, get_format
 from data_tools.labels import format_rule, parse_rule
 from data_tools.manifest import sum_file
 from dist_fm.data.schema import Label
-from dist_fm.data.store import DEFAULT_BLOCK_ROWS, DEFAULT_MAP_SIZE
+from dist_fm.data.shards import MAX_SHARDS
+from dist_fm.data.store_writer import DEFAULT_BLOCK_ROWS, DEFAULT_MAP_SIZE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class BuildOptions:
     strict: bool = False
     overwrite: bool = False
     block_rows: int = DEFAULT_BLOCK_ROWS
+    shards: int = 1  # stores a split is written to
     map_size: int = DEFAULT_MAP_SIZE
     name: str | None = None
     schema: str | None = None
@@ -61,8 +63,10 @@ class Plan:
             raise unknown("split", options.split, splitting.KINDS)
         label = parse_rule(options.label, chosen.label.column) if options.label else chosen.label
         min_count = chosen.min_count if options.min_count is None else options.min_count
-        if min_count < 1 or options.block_rows < 1:
-            raise DataError("--min_count and --block_rows must be at least 1")
+        if min(min_count, options.block_rows, options.shards) < 1:
+            raise DataError("--min_count, --block_rows and --shards must be at least 1")
+        if options.shards > MAX_SHARDS:
+            raise DataError(f"--shards={options.shards}: at most {MAX_SHARDS:,}")
         if options.split == "files":
             if options.inputs or options.split_files[0] is None:
                 raise DataError("--split=files takes --train=FILE (and --valid=FILE, --test=FILE) instead of --input")
@@ -114,6 +118,7 @@ class Plan:
             "seed": options.seed,
             "strict": options.strict,
             "block_rows": options.block_rows,
+            "shards": options.shards,
         }
 
 

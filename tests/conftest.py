@@ -17,7 +17,7 @@ import pytest
 
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import EMPTY, Field, Label, Schema
-from dist_fm.data.store import BlockWriter
+from dist_fm.data.store_writer import BlockWriter
 
 jax.devices()  # before a test that asks for fewer devices starts the backend with those alone
 SHARED = pathlib.Path(__file__).parent.parent.parent / "shared"

@@ -236,7 +236,7 @@ def test_strict_stops_at_the_first_bad_row(tmp_path):
         ({"format": "movielens-2m"}, "unknown format 'movielens-2m'; did you mean 'movielens-1m'"),
         ({"split": "tiem"}, "unknown split 'tiem'; did you mean 'time'"),
         ({"label": "abov:3"}, "unknown label rule 'abov'; did you mean 'above:NUMBER'"),
-        ({"min_count": 0}, "--min_count and --block_rows must be at least 1"),
+        ({"min_count": 0}, "--min_count, --block_rows and --shards must be at least 1"),
         ({"inputs": ()}, "needs --input=FILE"),
         ({"split": "files"}, "--split=files takes --train=FILE"),
         ({"split_files": ("a", None, None)}, "--train, --valid and --test go with --split=files"),
