@@ -26,7 +26,7 @@ from data_tools.staging import check_output, staged
 from data_tools.summaries import Cells, Summary, keep_within
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import Field, Schema
-from dist_fm.data.store import BlockWriter
+from dist_fm.data.shards import SplitWriter
 
 
 def build(options: BuildOptions, say: Callable[[str], None] = print) -> Manifest:
@@ -184,12 +184,12 @@ def _write(
     """Writes the stores; returns the schema's counts."""
     layout = RecordLayout.for_schema(encoder.schema)
     encoding = plan.spread(_encode, (encoder, layout), rows.with_rows(splits))
+    options = {name: getattr(plan.options, name) for name in ("shards", "block_rows", "map_size")}
+    of_splits = np.bincount(splits, minlength=len(SPLITS)).tolist()
     with contextlib.ExitStack() as stack, encoding as encoded:
         writers = [
-            stack.enter_context(
-                BlockWriter(staging / f"{name}.lmdb", layout, plan.options.block_rows, plan.options.map_size)
-            )
-            for name in SPLITS
+            stack.enter_context(SplitWriter(staging, name, count, layout, **options))
+            for name, count in zip(SPLITS, of_splits, strict=True)
         ]
         with Progress("writing", rows.count, "row") as progress:
             for (path, count), records in zip(rows.portions, encoded, strict=True):
@@ -197,11 +197,7 @@ def _write(
                     writer.append(own)
                 path.unlink()  # the data set takes about the room that they did
                 progress.advance(count, count)
-        metas = [writer.close() for writer in writers]
-    return {
-        name: {"rows": meta.rows, "positives": meta.positives, "blocks": meta.blocks}
-        for name, meta in zip(SPLITS, metas, strict=True)
-    }
+        return {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}
 
 
 def _encode(shared: tuple[Encoder, RecordLayout], task: tuple[pathlib.Path, np.ndarray]) -> list[np.ndarray]:

@@ -19,7 +19,8 @@ from data_tools.synth import synth
 from data_tools.verify import verify
 from dist_fm.data.records import RecordError
 from dist_fm.data.schema import SchemaError
-from dist_fm.data.store import DEFAULT_BLOCK_ROWS, DEFAULT_MAP_SIZE, StoreError
+from dist_fm.data.store import StoreError
+from dist_fm.data.store_writer import DEFAULT_BLOCK_ROWS, DEFAULT_MAP_SIZE
 
 
 class UsageError(Exception):
@@ -110,6 +111,7 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--block_rows", type=int, default=DEFAULT_BLOCK_ROWS, help="rows a block (default: %(default)s)"
     )
+    parser.add_argument("--shards", type=int, default=1, help="LMDBs that each split is cut into (default: 1)")
     parser.add_argument(
         "--map_size", type=int, default=DEFAULT_MAP_SIZE, help="bytes of address space an LMDB may use (default: 1 TiB)"
     )
@@ -173,6 +175,7 @@ def _build(options: argparse.Namespace) -> int:
             strict=options.strict,
             overwrite=options.overwrite,
             block_rows=options.block_rows,
+            shards=options.shards,
             map_size=options.map_size,
             name=options.name,
             engine=options.engine,

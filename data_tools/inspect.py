@@ -9,7 +9,7 @@ from data_tools.encode import Encoder
 from data_tools.manifest import QUARANTINE, Manifest
 from data_tools.split import SPLITS
 from dist_fm.data.schema import read_schema
-from dist_fm.data.store import BlockStore
+from dist_fm.data.shards import open_split
 
 _SHOWN_REASONS = 5
 
@@ -38,13 +38,14 @@ def inspect(directory: str | os.PathLike, rows: int = 3) -> Iterator[str]:
         yield f"{about} {field.rows:>10,} {field.offset:>10,}  {shown}"
     yield f"{len(schema.fields)} fields, {schema.num_slots} slots, {schema.num_rows:,} table rows"
     yield ""
-    yield f"{'split':<6} {'rows':>12} {'blocks':>7} {'mean label':>10} {'bytes':>14}"
+    yield f"{'split':<6} {'rows':>12} {'blocks':>7} {'shards':>6} {'mean label':>10} {'bytes':>14}"
     for split in SPLITS:
-        with BlockStore(directory / f"{split}.lmdb") as store:
+        with open_split(directory, split) as store:
             mean = f"{store.meta.label_sum / store.rows:.4f}" if store.rows else "-"
-            size = manifest.files[f"{split}.lmdb/data.mdb"]["bytes"]
-            yield f"{split:<6} {store.rows:>12,} {store.num_blocks:>7,} {mean:>10} {size:>14,}"
-    with BlockStore(directory / "train.lmdb") as store:
+            size = sum(manifest.files[f"{path.name}/data.mdb"]["bytes"] for path in store.paths)
+            shards = len(store.paths)
+            yield f"{split:<6} {store.rows:>12,} {store.num_blocks:>7,} {shards:>6} {mean:>10} {size:>14,}"
+    with open_split(directory, "train") as store:
         first = store.slice(0, min(rows, store.rows))
         labels, records = (
             store.layout.labels(first).tolist(),

@@ -18,7 +18,8 @@ from data_tools.formats.reader import CHUNK_BYTES
 from data_tools.labels import format_rule, parse_rule
 from data_tools.manifest import sum_file
 from dist_fm.data.schema import Label
-from dist_fm.data.store import DEFAULT_BLOCK_ROWS, DEFAULT_MAP_SIZE
+from dist_fm.data.shards import MAX_SHARDS
+from dist_fm.data.store_writer import DEFAULT_BLOCK_ROWS, DEFAULT_MAP_SIZE
 
 ENGINES = ("local", "ray")
 
@@ -40,6 +41,7 @@ class BuildOptions:
     strict: bool = False
     overwrite: bool = False
     block_rows: int = DEFAULT_BLOCK_ROWS
+    shards: int = 1  # stores a split is written to
     map_size: int = DEFAULT_MAP_SIZE
     name: str | None = None
     schema: str | None = None
@@ -72,9 +74,13 @@ class Plan:
             raise unknown("engine", options.engine, ENGINES)
         label = parse_rule(options.label, chosen.label.column) if options.label else chosen.label
         min_count = chosen.min_count if options.min_count is None else options.min_count
-        for name, given in (("min_count", min_count), ("block_rows", options.block_rows), ("workers", options.workers)):
-            if given < 1:
-                raise DataError(f"--{name}={given}: must be at least 1")
+        for name in ("block_rows", "shards", "workers"):
+            if getattr(options, name) < 1:
+                raise DataError(f"--{name}={getattr(options, name)}: must be at least 1")
+        if min_count < 1:
+            raise DataError(f"--min_count={min_count}: must be at least 1")
+        if options.shards > MAX_SHARDS:
+            raise DataError(f"--shards={options.shards}: at most {MAX_SHARDS:,}")
         if options.split == "files":
             if options.inputs or options.split_files[0] is None:
                 raise DataError("--split=files takes --train=FILE (and --valid=FILE, --test=FILE) instead of --input")
@@ -136,6 +142,7 @@ class Plan:
             "seed": options.seed,
             "strict": options.strict,
             "block_rows": options.block_rows,
+            "shards": options.shards,
         }
 
 

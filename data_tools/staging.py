@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from data_tools.errors import DataError
 from data_tools.manifest import MANIFEST
-from dist_fm.data.store import sync_directory
+from dist_fm.data.store_writer import sync_directory
 
 
 @contextlib.contextmanager

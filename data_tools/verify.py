@@ -13,7 +13,8 @@ from data_tools.progress import Progress
 from data_tools.split import SPLITS
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import EMPTY, Field, Schema, SchemaError, read_schema
-from dist_fm.data.store import BlockStore, StoreError
+from dist_fm.data.shards import open_split
+from dist_fm.data.store import StoreError
 
 
 def verify(directory: str | os.PathLike) -> list[str]:
@@ -32,7 +33,7 @@ def verify(directory: str | os.PathLike) -> list[str]:
     except DataError as error:
         problems.append(str(error))
     for split in SPLITS:
-        problems += _check_split(directory / f"{split}.lmdb", split, schema, manifest)
+        problems += _check_split(directory, split, schema, manifest)
     return problems
 
 
@@ -55,14 +56,14 @@ def _check_files(directory: pathlib.Path, manifest: Manifest) -> Iterator[str]:
             yield f"{directory / QUARANTINE} has {lines:,} rows; the manifest says {manifest.rows_quarantined:,}"
 
 
-def _check_split(path: pathlib.Path, split: str, schema: Schema, manifest: Manifest) -> Iterator[str]:
+def _check_split(directory: pathlib.Path, split: str, schema: Schema, manifest: Manifest) -> Iterator[str]:
     try:
-        store = BlockStore(path)
+        store = open_split(directory, split)
     except StoreError as error:
         yield str(error)
         return
     if store.layout != RecordLayout.for_schema(schema):
-        yield f"{path}: its records are {store.layout}; the schema needs {RecordLayout.for_schema(schema)}"
+        yield f"{store.path}: its records are {store.layout}; the schema needs {RecordLayout.for_schema(schema)}"
         return
     counts = {"rows": store.rows, "positives": 0, "blocks": store.num_blocks}
     intact = True
@@ -76,11 +77,11 @@ def _check_split(path: pathlib.Path, split: str, schema: Schema, manifest: Manif
                 continue
             counts["positives"] += int(np.count_nonzero(store.layout.labels(rows) > 0))
             for problem in _check_rows(rows, store.layout, schema):
-                yield f"{path}: block {number}: {problem}"
+                yield f"{store.where(number)}: {problem}"
             progress.advance(1, len(rows))
     for name, said in (("manifest", manifest.splits.get(split)), ("schema", schema.counts.get(split))):
         if intact and said != counts:
-            yield f"{path} holds {counts}; the {name} says {said}"
+            yield f"{directory}: the {split} split holds {counts}; the {name} says {said}"
 
 
 def _check_rows(rows: np.ndarray, layout: RecordLayout, schema: Schema) -> Iterator[str]:

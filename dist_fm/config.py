@@ -29,6 +29,14 @@ class DataConfig:
     unseen_rate: float = _key(
         0.005, "share of training ids made unseen, so that the unseen row is trained", min=0, max=1
     )
+    shuffle: str = _choice(
+        "exact",
+        *("exact", "window"),
+        help="exact: any order of all rows, every host reads them all; window: of blocks, and of the rows of some at a "
+        "time, for data larger than memory",
+    )
+    readers: int = _key(16, "window: parts that the rows and every batch are cut into; hosts share them evenly", min=1)
+    window_blocks: int = _key(16, "window: blocks of a reader that are in memory and shuffled at a time", min=1)
     read_threads: int = _key(2, "threads that read and prepare batches", min=1)
 
 

@@ -9,7 +9,7 @@ import sys
 
 from dist_fm.command import run_command
 from dist_fm.data.schema import SchemaError, read_schema
-from dist_fm.data.store import BlockStore
+from dist_fm.data.shards import open_split
 from dist_fm.errors import UserError, nearest
 from dist_fm.flags import parse_own, whole_number
 from dist_fm.parallel.mesh import make_mesh, start_devices
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
         )
     mesh = make_mesh(start_devices(whole_number("devices", flags["devices"]), flags["platform"]))
     engine, state = open_best(run, config, mesh)
-    with BlockStore(data / f"{flags['split']}.lmdb") as store:
+    with open_split(data, flags["split"]) as store:
         metrics = evaluate(engine, state, store)
         print(json.dumps({"split": flags["split"], "rows": store.rows, **metrics}, indent=1))
 

@@ -17,7 +17,7 @@ import pytest
 
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import EMPTY, Field, Label, Schema
-from dist_fm.data.store import BlockWriter
+from dist_fm.data.shards import SplitWriter
 
 jax.devices()  # before a test that asks for fewer devices starts the backend with those alone
 SHARED = pathlib.Path(__file__).parent.parent.parent / "shared"
@@ -41,7 +41,7 @@ def make_schema(sizes=(40, 30, 9), roles=("user", "item", None), rule="binary", 
     return Schema(name, fields, Label("label", rule))
 
 
-def write_data_set(directory: pathlib.Path, schema: Schema, rows=(900, 150, 150), seed=0, **arrays) -> pathlib.Path:
+def write_data_set(directory: pathlib.Path, schema: Schema, rows=(900, 150, 150), seed=0, shards=1) -> pathlib.Path:
     """A finished data set of random rows whose label depends on the ids; ``rows`` for train, valid, test."""
     rng = np.random.default_rng(seed)
     layout = RecordLayout.for_schema(schema)
@@ -58,9 +58,8 @@ def write_data_set(directory: pathlib.Path, schema: Schema, rows=(900, 150, 150)
             labels = score.astype(np.float32)
         values = rng.normal(1, 0.3, ids.shape).astype(np.float32) if schema.has_values else None
         sample_weights = rng.random(n).astype(np.float32) + 0.5 if schema.has_weights else None
-        with BlockWriter(directory / f"{split}.lmdb", layout, block_rows=128) as writer:
-            if n:
-                writer.append(layout.pack(labels, ids.astype(np.int32), values, sample_weights))
+        with SplitWriter(directory, split, n, layout, shards=shards, block_rows=128) as writer:
+            writer.append(layout.pack(labels, ids.astype(np.int32), values, sample_weights))
         counts[split] = {"rows": n}
     schema = dataclasses.replace(schema, counts=counts)
     (directory / "schema.json").write_text(schema.to_json(), encoding="utf-8")

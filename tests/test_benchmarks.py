@@ -227,6 +227,18 @@ def test_end_to_end_trains_from_a_store(script):
     assert "| lr | 300 |" in text
 
 
+def test_the_loader_is_timed_in_every_way(script):
+    lines, text = script("loader", "--rows=300", "--batches=64,128", "--rounds=1")
+    ways = {(line["shuffle"], line["through"], line["batch"]): line["rows"] for line in lines}
+    assert ways == {
+        (shuffle, through, batch): 300 // batch * batch
+        for shuffle in ("exact", "window")
+        for through in ("source", "grain")
+        for batch in (64, 128)
+    }
+    assert "| ours | window | 128 | grain |" in text and all(line["rows_per_s"] > 0 for line in lines)
+
+
 def test_a_measurement_that_fails_is_a_line_and_an_exit_code(monkeypatch, capsys):
     monkeypatch.setattr(load.time, "sleep", lambda seconds: None)
     report = common.Report("step", None)
@@ -247,11 +259,12 @@ def test_steps_and_tables_import_neither_grain_nor_lmdb():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_peers_import_nothing_of_ours():
-    tree = ast.parse((BENCHMARKS / "peers.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("script", ["peers.py", "peer_loader.py"])
+def test_peers_import_nothing_of_ours(script):
+    tree = ast.parse((BENCHMARKS / script).read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    theirs = {"shapes", "load", "numpy", "torch", "torchfm", "fbgemm_gpu"}
+    theirs = {"peers", "shapes", "load", "lmdb", "numpy", "torch", "torchfm", "fbgemm_gpu"}
     assert {name.split(".")[0] for name in names} <= theirs | set(sys.stdlib_module_names)
     for name in ("shapes", "load"):
         source = (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,15 @@ def process(name, *arguments):
     words = [sys.executable, "-m", f"dist_fm.{name}", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": ROOT}
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill_after_a_checkpoint(run, *flags):
+    """Trains in a process of its own, which is killed once ``run`` has a checkpoint."""
+    started = process("train", *flags)
+    while started.poll() is None and not list((run / "checkpoints").glob("[0-9]*")):
+        time.sleep(0.01)
+    started.kill()
+    started.communicate()
 
 
 def events(run):
@@ -115,15 +125,39 @@ def test_a_killed_run_goes_on_to_the_same_end(whole_run, small_data, tmp_path):
     run, _ = whole_run
     killed = tmp_path / "killed"
     flags = (f"--data={small_data}", *FLAGS, "--devices=2", f"--output_dir={killed}", "--save_steps=5")
-    started = process("train", *flags)
-    while started.poll() is None and not list((killed / "checkpoints").glob("[0-9]*")):
-        time.sleep(0.01)
-    started.kill()
-    started.communicate()
+    kill_after_a_checkpoint(killed, *flags)
     command("train", *flags)
     assert weights(killed) == weights(run)
     steps = [event["step"] for event in events(killed) if event["split"] == "valid"]
     assert steps == sorted(set(steps))
+
+
+def test_windows_and_shards_go_on_to_the_same_end(whole_run, small_data, tmp_path):
+    """A killed run on three shards, started again, is bit-equal to an undisturbed one on one store."""
+    sharded = write_data_set(tmp_path / "sharded", make_schema(), shards=3)
+    window = ("--data.shuffle=window", "--data.readers=4", "--data.window_blocks=1", "--devices=2", "--save_steps=5")
+    command("train", f"--data={small_data}", *FLAGS, *window, f"--output_dir={tmp_path}/whole")
+    flags = (f"--data={sharded}", *FLAGS, *window, f"--output_dir={tmp_path}/killed")
+    kill_after_a_checkpoint(tmp_path / "killed", *flags)
+    error = command("train", *flags, "--data.readers=8", "--data.window_blocks=2", expect=2)
+    assert "data.readers: the run has 4, this command 8" in error and "data.window_blocks: the run has 1" in error
+    command("train", *flags)
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert weights(tmp_path / "killed") != weights(whole_run[0])  # exactly shuffled
+
+
+@pytest.mark.parametrize("shuffle", ["exact", "window"])
+def test_a_flipped_bit_stops_training_with_the_name_of_its_block(tmp_path, shuffle):
+    data = write_data_set(tmp_path / "data", make_schema(), shards=2)
+    path = data / "train-00001-of-00002.lmdb" / "data.mdb"
+    damaged = bytearray(path.read_bytes())
+    third = [at for at in range(len(damaged)) if damaged.startswith(b"DISTFMBK", at)][2]
+    damaged[third + 1000] ^= 1
+    path.write_bytes(damaged)
+    flags = (*FLAGS, f"--data.shuffle={shuffle}", f"--output_dir={tmp_path}/run")
+    error = command("train", f"--data={data}", *flags, expect=2)
+    assert re.search(r"error: .*train-00001-of-00002.lmdb: block \d: the checksum does not match", error)
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_other_settings_are_listed_and_refused(whole_run, small_data):

@@ -13,7 +13,7 @@ from data_tools.inspect import inspect
 from data_tools.plan import BuildOptions
 from data_tools.verify import verify
 from dist_fm.data.records import RecordLayout
-from dist_fm.data.store import BlockWriter
+from dist_fm.data.store_writer import BlockWriter
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import dist_fm.predict
 from data_tools.cli import main as data_tools
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import Schema
-from dist_fm.data.store import BlockWriter
+from dist_fm.data.store_writer import BlockWriter
 
 MODELS = ("lr", "fm", "ffm", "fnn", "wide_deep", "afm", "nfm", "ncf", "fnfm", "deepfm", "xdeepfm")
 

@@ -7,7 +7,8 @@ from conftest import make_schema
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import EMPTY
 from dist_fm.data.source import EvalSource, TrainSource
-from dist_fm.data.store import BlockStore, BlockWriter
+from dist_fm.data.store import BlockStore
+from dist_fm.data.store_writer import BlockWriter
 
 ROWS = 1037
 

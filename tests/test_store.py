@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dist_fm.data.records import RecordLayout
-from dist_fm.data.store import BlockStore, BlockWriter, StoreError
+from dist_fm.data.store import BlockStore, StoreError
+from dist_fm.data.store_writer import BlockWriter
 
 LAYOUT = RecordLayout(4)
 
@@ -181,7 +182,7 @@ def test_full_disk_leaves_nothing(tmp_path):
 
 def test_a_killed_writer_leaves_nothing_that_opens(tmp_path):
     program = (
-        "import sys, numpy as np; from dist_fm.data.store import *; from dist_fm.data.records import RecordLayout\n"
+        "import sys, numpy as np; from dist_fm.data.store_writer import BlockWriter, RecordLayout\n"
         "writer = BlockWriter(sys.argv[1], RecordLayout(4), block_rows=100000)\n"
         "for i in range(10**9):\n"
         "    writer.append(np.zeros((100000, 5), '<i4'))\n"

@@ -11,9 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dist_fm.data.records import HostBatch
+from dist_fm.data.records import READ_AHEAD, HostBatch
 
-READ_AHEAD = 16  # batches that Grain's threads hold ready
 PLACE_AHEAD = 2  # batches already on the devices
 
 

@@ -20,6 +20,7 @@ _HEADER = struct.Struct("<8sIIII24x")
 _CRC_AT, _CRC_END = 20, 24
 BLOCK_HEADER_BYTES = _HEADER.size
 
+READ_AHEAD = 16  # batches that the reading threads hold ready, and so may be apart
 HostBatch = dict[str, np.ndarray]
 """labels, weights, mask float32 [B]; rows int32 [B, S] logical table rows or EMPTY; values float32 [B, S] if any."""
 

@@ -12,15 +12,12 @@ import numpy as np
 
 from dist_fm.data.records import HostBatch, RecordLayout
 from dist_fm.data.schema import EMPTY, Schema
+from dist_fm.data.shuffle import ExactShuffle, Parts, Shuffle, WindowShuffle
 from dist_fm.data.store import BlockStore
+from dist_fm.data.streams import UNSEEN, generator
+from dist_fm.data.windows import Windows
 
-# What a random stream is for; it goes into the generator's counter, so that streams of equal keys never meet.
-_SHUFFLE, _UNSEEN = 1, 2
-
-
-def _generator(stream: int, seed: int, index: int) -> np.random.Generator:
-    key, counter = np.array([seed, index], np.uint64), np.array([0, 0, 0, stream], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+_STEPS_A_DRAW = 8  # as a draw for one step of 2,048 rows would cost more than reading them
 
 
 class BatchSource:
@@ -35,45 +32,69 @@ class BatchSource:
         self.schema, self.batch_size, self.padded_size = schema, batch_size, padded_size
         self.host, self.hosts = host, hosts
         self.layout = RecordLayout.for_schema(schema)
-        self._slots = schema.num_slots
+        self._empty = np.zeros((1, self.layout.words), "<i4")
+        self.layout.ids(self._empty)[...] = EMPTY
 
     def host_part(self, rows: int) -> slice:
-        """The part of a global batch of ``rows`` real rows that this host reads."""
+        """The part of a global batch of ``rows`` places that this host reads."""
         share = self.padded_size // self.hosts
         return slice(min(self.host * share, rows), min((self.host + 1) * share, rows))
 
-    def batch(self, words: np.ndarray) -> HostBatch:
-        """A padded batch from this host's gathered rows [n, words]."""
-        share, count = self.padded_size // self.hosts, len(words)
-        batch = {name: np.zeros(share, np.float32) for name in ("labels", "weights", "mask")}
-        batch["labels"][:count] = self.layout.labels(words)
-        weights = self.layout.weights(words)
-        batch["weights"][:count] = 1 if weights is None else weights
-        batch["mask"][:count] = 1
-        batch["rows"] = np.full((share, self._slots), EMPTY, np.int32)
-        batch["rows"][:count] = self.layout.ids(words)
-        values = self.layout.values(words)
+    def batch(self, parts: Parts) -> HostBatch:
+        """A padded batch from this host's rows, with padding where there are none; the arrays are views of one."""
+        share = self.padded_size // self.hosts
+        mask = np.ones(share, np.float32)
+        if len(parts) == 1 and len(parts[0][1]) == share and parts[0][1].flags.writeable:
+            words = parts[0][1]
+        else:
+            words = np.empty((share, self.layout.words), "<i4")
+            if sum(len(rows) for _, rows in parts) < share:
+                words[...] = self._empty
+                mask[:] = 0
+                for place, rows in parts:
+                    mask[place : place + len(rows)] = 1
+            for place, rows in parts:
+                words[place : place + len(rows)] = rows
+        weights, values = self.layout.weights(words), self.layout.values(words)
+        batch = {"labels": self.layout.labels(words), "mask": mask, "rows": self.layout.ids(words)}
+        batch["weights"] = mask.copy() if weights is None else weights
         if values is not None:
-            batch["values"] = np.zeros((share, self._slots), np.float32)
-            batch["values"][:count] = values
+            batch["values"] = np.ascontiguousarray(values)  # is put on devices as it is
         return batch
 
 
 class TrainSource(BatchSource):
-    """Global training batches by step: every epoch an exact global permutation drawn from (seed, epoch).
+    """Global training batches by step: every epoch all rows in another order, exactly shuffled, or by ``windows``.
 
     The last batch of an epoch is short (masked), never dropped. ``unseen_rate`` of the categorical ids are replaced by
     their field's unseen row, so that it learns what to say of values it will not know: a pure function of (seed, step).
     """
 
     def __init__(
-        self, store: BlockStore, schema: Schema, batch_size: int, *, seed: int, steps: int, unseen_rate: float, **parts
+        self,
+        store: BlockStore,
+        schema: Schema,
+        batch_size: int,
+        *,
+        seed: int,
+        steps: int,
+        unseen_rate: float,
+        windows: Windows | None = None,
+        **parts,
     ):
         super().__init__(schema, batch_size, **parts)
-        self.store, self.seed, self.steps, self.unseen_rate = store, seed, steps, unseen_rate
+        self.store, self.seed, self.steps, self.unseen_rate, self.windows = store, seed, steps, unseen_rate, windows
         self.steps_per_epoch = math.ceil(store.rows / batch_size)
-        self._permutation = functools.lru_cache(maxsize=2)(self._draw_permutation)
+        self._places = self.host_part(batch_size)
+        self.shuffle: Shuffle
+        if windows is None:
+            self.shuffle = ExactShuffle(store, batch_size, self._places, seed)
+        elif windows.readers % self.hosts:
+            raise ValueError(f"{windows.readers} readers cannot be shared evenly by {self.hosts} hosts")
+        else:
+            self.shuffle = WindowShuffle(store, batch_size, self._places, seed, windows)
         kinds = np.array([field.kind for field in schema.fields])[schema.slot_fields]
+        self._chosen = functools.lru_cache(maxsize=2)(self._draw_chosen)  # two, as threads may be a draw apart
         self._may_be_unseen = kinds != "numeric"
         self._unseen_rows = schema.slot_offsets
 
@@ -81,42 +102,40 @@ class TrainSource(BatchSource):
         return self.steps
 
     def __getitem__(self, step: int) -> HostBatch:
-        epoch, at = divmod(step, self.steps_per_epoch)
-        indices = self._permutation(epoch)[at * self.batch_size : (at + 1) * self.batch_size]
-        part = self.host_part(len(indices))
-        batch = self.batch(self.store.gather(indices[part].astype(np.int64)))
-        self._forget(batch["rows"], step, part, len(indices))
+        batch = self.batch(self.shuffle.read(*divmod(step, self.steps_per_epoch)))
+        self._forget(batch["rows"], step)
         return batch
 
-    def _draw_permutation(self, epoch: int) -> np.ndarray:
-        # Half the memory where it fits: at 1e9 rows an order of int64 would be 8 GB.
-        dtype = np.int32 if self.store.rows < 2**31 else np.int64
-        order = np.arange(self.store.rows, dtype=dtype)
-        _generator(_SHUFFLE, self.seed, epoch).shuffle(order)
-        return order
-
-    def _forget(self, rows: np.ndarray, step: int, part: slice, total: int) -> None:
-        """Makes ids unseen in ``rows`` [share, S], which holds rows ``part`` of the ``total`` in the global batch."""
+    def _forget(self, rows: np.ndarray, step: int) -> None:
+        """Makes ids unseen in this host's ``rows`` [share, S] of the global batch."""
         if not self.unseen_rate:
             return
         slots = rows.shape[1]
-        chosen = _chosen(_generator(_UNSEEN, self.seed, step), total * slots, self.unseen_rate)
-        chosen = chosen[(chosen >= part.start * slots) & (chosen < part.stop * slots)] - part.start * slots
-        row, slot = np.divmod(chosen, slots)
+        draw, at = divmod(step, _STEPS_A_DRAW)
+        first, end = ((at * self.batch_size + place) * slots for place in (self._places.start, self._places.stop))
+        chosen = self._chosen(draw)
+        chosen = chosen[slice(*np.searchsorted(chosen, [first, end]))] - first
+        row = chosen // slots
+        slot = chosen - row * slots
         keep = self._may_be_unseen[slot] & (rows[row, slot] != EMPTY)
         row, slot = row[keep], slot[keep]
         rows[row, slot] = self._unseen_rows[slot]
 
+    def _draw_chosen(self, draw: int) -> np.ndarray:
+        """Which places of the slots of some steps' batches are made unseen, one batch behind the other, ascending."""
+        count = _STEPS_A_DRAW * self.batch_size * self.schema.num_slots
+        return _chosen(generator(UNSEEN, self.seed, draw), count, self.unseen_rate)
 
-def _chosen(generator: np.random.Generator, count: int, rate: float) -> np.ndarray:
-    """Positions in [0, count), each chosen with probability ``rate``: by the gaps between them, which are few."""
+
+def _chosen(random: np.random.Generator, count: int, rate: float) -> np.ndarray:
+    """Positions, up to ``count`` or more, each chosen with probability ``rate``: by the gaps between, which are few."""
     if rate >= 1:
         return np.arange(count)
     expected = count * rate
-    positions = np.cumsum(generator.geometric(rate, int(expected + 6 * expected**0.5 + 16))) - 1
+    positions = np.cumsum(random.geometric(rate, int(expected + 6 * expected**0.5 + 16))) - 1
     while positions[-1] < count:
-        positions = np.append(positions, positions[-1] + np.cumsum(generator.geometric(rate, 64)))
-    return positions[positions < count]
+        positions = np.append(positions, positions[-1] + np.cumsum(random.geometric(rate, 64)))
+    return positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,4 +172,4 @@ class EvalSource(BatchSource):
     def __getitem__(self, index: int) -> HostBatch:
         start = index * self.batch_size
         part = self.host_part(min(self.batch_size, self.store.rows - start))
-        return self.batch(self.store.slice(start + part.start, start + part.stop))
+        return self.batch([(0, self.store.slice(start + part.start, start + part.stop))])

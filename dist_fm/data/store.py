@@ -1,178 +1,57 @@
-"""Blocks of records in one LMDB: written once in order, then read from any thread without copies or locks.
-
-Keys are 8-byte big-endian block numbers and, last, ``meta``: a store without it was never finished and does not open.
-Every block holds ``block_rows`` rows, the last one the rest. Axes: N rows.
-"""
+"""Reading blocks of records from LMDB: from any thread, without copies or locks. Axes: N rows."""
 
 import dataclasses
-import json
 import os
 import pathlib
-import shutil
+from collections.abc import Iterable
 
-import lmdb
 import numpy as np
 
-from dist_fm.data.records import RecordLayout, encode_block
-from dist_fm.data.store_map import META_KEY, StoreError, StoreMap, StoreMeta, block_key, open_map
-
-DEFAULT_BLOCK_ROWS = 8192
-DEFAULT_MAP_SIZE = 1 << 40  # address space, not disk: the file only grows as far as it is written
-_COMMIT_BYTES = 64 << 20  # what one transaction may hold in memory
-
-
-class BlockWriter:
-    """Writes rows, in any portions, as blocks into a new store at ``path`` (a directory that must not exist yet).
-
-    Used as a context manager it finishes the store, or, on an error, removes it. Raises ``StoreError`` when the disk
-    or the map is full, having removed what it wrote.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        layout: RecordLayout,
-        block_rows: int = DEFAULT_BLOCK_ROWS,
-        map_size: int = DEFAULT_MAP_SIZE,
-    ):
-        if block_rows < 1:
-            raise StoreError(f"block_rows must be at least 1, not {block_rows}")
-        self.path = pathlib.Path(path)
-        self.layout = layout
-        self._block_rows = block_rows
-        self._map_size = map_size
-        self._pending = np.empty((block_rows, layout.words), "<i4")
-        self._num_pending = 0
-        self._rows = self._blocks = self._positives = self._uncommitted_bytes = 0
-        self._label_sum = 0.0
-        self._transaction: lmdb.Transaction | None = None
-        self._meta: StoreMeta | None = None
-        try:
-            self.path.mkdir(parents=True)
-            # sync=False: nothing is read back before close() syncs everything at once.
-            self._env = lmdb.open(os.fspath(self.path), map_size=map_size, sync=False, lock=False)
-        except (lmdb.Error, OSError) as error:
-            if not isinstance(error, FileExistsError):
-                shutil.rmtree(self.path, ignore_errors=True)
-            raise StoreError(f"{self.path}: cannot create the store: {error}") from error
-
-    def __enter__(self) -> "BlockWriter":
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
-
-    def append(self, rows: np.ndarray) -> None:
-        """Adds rows int32 [N, words] behind those already added."""
-        if rows.ndim != 2 or rows.shape[1] != self.layout.words or rows.dtype != np.dtype("<i4"):
-            raise StoreError(f"{self.path}: rows must be int32 [N, {self.layout.words}], not {rows.dtype} {rows.shape}")
-        labels = self.layout.labels(rows)
-        self._positives += int(np.count_nonzero(labels > 0))
-        self._label_sum += float(labels.sum(dtype=np.float64))
-        self._rows += len(rows)
-        while len(rows):
-            if not self._num_pending and len(rows) >= self._block_rows:
-                self._put(rows[: self._block_rows])
-                rows = rows[self._block_rows :]
-                continue
-            taken = rows[: self._block_rows - self._num_pending]
-            self._pending[self._num_pending : self._num_pending + len(taken)] = taken
-            self._num_pending += len(taken)
-            rows = rows[len(taken) :]
-            if self._num_pending == self._block_rows:
-                self._put(self._pending)
-                self._num_pending = 0
-
-    def close(self) -> StoreMeta:
-        """Writes the last block and the meta entry, and waits until everything is on disk. Again: does nothing."""
-        if self._meta is not None:
-            return self._meta
-        if self._num_pending:
-            self._put(self._pending[: self._num_pending])
-        layout = dataclasses.asdict(self.layout)
-        meta = StoreMeta(
-            rows=self._rows,
-            block_rows=self._block_rows,
-            positives=self._positives,
-            label_sum=self._label_sum,
-            **layout,
-        )
-        try:
-            self._put_entry(META_KEY, json.dumps(dataclasses.asdict(meta)).encode())
-            self._commit()
-            self._env.sync(True)
-            self._env.close()
-            sync_directory(self.path)
-            sync_directory(self.path.parent)
-        except (lmdb.Error, OSError) as error:
-            raise self._failure(error) from error
-        self._meta = meta
-        return meta
-
-    def abort(self) -> None:
-        """Removes the unfinished store."""
-        if self._transaction is not None:
-            self._transaction.abort()
-            self._transaction = None
-        self._env.close()
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    def _put(self, rows: np.ndarray) -> None:
-        try:
-            self._put_entry(block_key(self._blocks), encode_block(rows))
-            self._blocks += 1
-            if self._uncommitted_bytes >= _COMMIT_BYTES:
-                self._commit()
-        except (lmdb.Error, OSError) as error:
-            raise self._failure(error) from error
-
-    def _put_entry(self, key: bytes, value: bytes) -> None:
-        if self._transaction is None:
-            self._transaction = self._env.begin(write=True)
-        if not self._transaction.put(key, value, append=True):  # LMDB refuses an append out of order in silence
-            raise StoreError(f"{self.path}: entry {key!r} is out of order")
-        self._uncommitted_bytes += len(value)
-
-    def _commit(self) -> None:
-        if self._transaction is not None:
-            self._transaction.commit()
-            self._transaction = None
-        self._uncommitted_bytes = 0
-
-    def _failure(self, error: Exception) -> StoreError:
-        self.abort()
-        if isinstance(error, lmdb.MapFullError):
-            return StoreError(
-                f"{self.path}: the map of {self._map_size:,} bytes is full after {self._blocks} blocks; "
-                "give a larger --map_size (it is address space, not disk)"
-            )
-        return StoreError(
-            f"{self.path}: writing failed after {self._blocks} blocks: {error}; free some disk space, or "
-            "write to another disk with --output"
-        )
+from dist_fm.data.records import RecordLayout
+from dist_fm.data.store_map import StoreError, StoreMap, StoreMeta, open_map, rows_at_byte
 
 
 class BlockStore:
-    """A finished store at ``path``, read-only. Safe to share between threads, to fork and to pickle.
+    """The finished store at ``path``, or the shards of one in order, read-only; safe to share between threads, to fork
+    and to pickle.
 
-    Raises ``StoreError`` if there is no finished store; reading raises it, naming file and block, when a block's
-    checksum is wrong (checked the first time this process touches the block).
-    Arrays keep the file mapped for as long as they live, so they stay valid after ``close()``.
+    Every shard but the last holds whole blocks alone, so that blocks, and rows, are numbered through all of them.
+    Raises ``StoreError`` if one is no finished store, or unlike the first; reading raises it, naming file and block,
+    when a block's checksum is wrong (checked the first time this process touches the block).
+    Arrays keep the files mapped for as long as they live, so they stay valid after ``close()``.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
-        self._map: StoreMap | None = open_map(self.path)
-        self._rows_at_byte = self._map.rows_at_byte()
+    def __init__(self, path: str | os.PathLike, *more: str | os.PathLike):
+        self.paths = tuple(map(pathlib.Path, (path, *more)))
+        self._maps: tuple[StoreMap, ...] = tuple(map(open_map, self.paths))
+        self.meta = self._joined_meta()
+        self._rows_at_byte, self._row_starts = rows_at_byte(self._maps)
+        self._first_blocks = np.cumsum([0, *(opened.meta.blocks for opened in self._maps)])
+        self._is_checked = False
+
+    def _joined_meta(self) -> StoreMeta:
+        first, *others = (opened.meta for opened in self._maps)
+        for path, meta in zip(self.paths[1:], others, strict=True):
+            if (meta.layout, meta.block_rows) != (first.layout, first.block_rows):
+                raise StoreError(
+                    f"{path}: {meta.layout} in blocks of {meta.block_rows} rows, unlike {self.paths[0]}: "
+                    f"{first.layout} in blocks of {first.block_rows}; build them again"
+                )
+        for opened in self._maps[:-1]:
+            if opened.meta.rows % first.block_rows:
+                raise StoreError(
+                    f"{opened.path}: {opened.meta.rows} rows are not whole blocks of {first.block_rows}, as every "
+                    "shard but the last must hold"
+                )
+        total = lambda name: sum(getattr(opened.meta, name) for opened in self._maps)
+        sums = {name: total(name) for name in ("rows", "positives", "label_sum")}
+        return dataclasses.replace(first, **sums)
 
     def __getstate__(self) -> dict:
-        return {"path": self.path}
+        return {"paths": self.paths}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+        self.__init__(*state["paths"])  # type: ignore[misc]
 
     def __enter__(self) -> "BlockStore":
         return self
@@ -184,43 +63,55 @@ class BlockStore:
         return self.rows
 
     @property
-    def meta(self) -> StoreMeta:
-        return self._opened.meta
+    def path(self) -> pathlib.Path:
+        """The first of ``paths``."""
+        return self.paths[0]
 
     @property
     def layout(self) -> RecordLayout:
-        return self._opened.meta.layout
+        return self.meta.layout
 
     @property
     def rows(self) -> int:
-        return self._opened.meta.rows
+        return self.meta.rows
 
     @property
     def block_rows(self) -> int:
-        return self._opened.meta.block_rows
+        return self.meta.block_rows
 
     @property
     def num_blocks(self) -> int:
-        return self._opened.meta.blocks
+        return self.meta.blocks
 
     def block(self, number: int) -> np.ndarray:
         """The rows of one block, a read-only view int32 [N, words]."""
         if not 0 <= number < self.num_blocks:
             raise IndexError(f"{self.path} has {self.num_blocks} blocks; there is no block {number}")
-        self._opened.check(np.array([number]))
-        return self._opened.block(number)
+        self._check(np.array([number]))
+        opened, inside = self._find(number)
+        return opened.block(inside)
+
+    def where(self, number: int) -> str:
+        """A block's name in messages: its file and its number there."""
+        opened, inside = self._find(number)
+        return opened.where(inside)
+
+    def will_need(self, blocks: Iterable[int]) -> None:
+        """Has the kernel read ``blocks`` from disk ahead of their use, unless they are in memory."""
+        for number in blocks:
+            opened, inside = self._find(number)
+            opened.will_need(inside)
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
         """The rows at ``indices`` (integers [N], any order, repeats allowed), copied: int32 [N, words]."""
-        opened = self._opened
         indices = np.asarray(indices, np.int64)
         if not len(indices):
             return np.empty((0, self.layout.words), "<i4")
         if indices.min() < 0 or indices.max() >= self.rows:
             raise IndexError(f"{self.path} has {self.rows} rows; asked for {indices.min()} .. {indices.max()}")
-        blocks, inside = np.divmod(indices, opened.meta.block_rows)
-        opened.check(blocks)
-        at = opened.row_starts[blocks] + inside * opened.row_bytes
+        blocks = indices // self.block_rows  # and not divmod, which takes many times longer
+        self._check(blocks)
+        at = self._row_starts[blocks] + (indices - blocks * self.block_rows) * (4 * self.layout.words)
         return self._rows_at_byte[at].view("<i4").reshape(len(indices), -1)
 
     def slice(self, start: int, stop: int) -> np.ndarray:
@@ -231,27 +122,34 @@ class BlockStore:
         if start == stop:
             return np.empty((0, self.layout.words), "<i4")
         begin = first * self.block_rows
+        self.will_need(range(first, last + 1))
         parts = [self.block(number) for number in range(first, last + 1)]
         parts[-1] = parts[-1][: stop - last * self.block_rows]
         parts[0] = parts[0][start - begin :]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def close(self) -> None:
-        """Lets go of the file; it is unmapped once no store and no array of this process uses it."""
-        self._map = None
+        """Lets go of the files; they are unmapped once no store and no array of this process uses them."""
+        self._maps = ()
         self._rows_at_byte = np.empty(0)
 
-    @property
-    def _opened(self) -> "StoreMap":
-        if self._map is None:
+    def _find(self, number: int) -> tuple[StoreMap, int]:
+        """The map that holds a block, and the block's number there."""
+        self._check_open()
+        shard = int(np.searchsorted(self._first_blocks, number, "right")) - 1
+        return self._maps[shard], number - int(self._first_blocks[shard])
+
+    def _check(self, blocks: np.ndarray) -> None:
+        """Checks those of ``blocks`` that this process has not checked yet."""
+        self._check_open()
+        if self._is_checked:
+            return
+        touched = np.zeros(self.num_blocks, bool)
+        touched[blocks] = True
+        for opened, first in zip(self._maps, self._first_blocks[:-1], strict=True):
+            opened.check(np.flatnonzero(touched[first : first + opened.meta.blocks]))
+        self._is_checked = all(opened.is_checked for opened in self._maps)
+
+    def _check_open(self) -> None:
+        if not self._maps:
             raise StoreError(f"{self.path}: this store was closed")
-        return self._map
-
-
-def sync_directory(path: pathlib.Path) -> None:
-    """Makes the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import json
+import mmap
 import os
 import pathlib
 import threading
@@ -14,6 +15,8 @@ import numpy as np
 from dist_fm.data.records import BLOCK_HEADER_BYTES, RecordError, RecordLayout, decode_block
 
 META_KEY = b"meta"  # sorts behind every block number that can occur
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class StoreError(RuntimeError):
@@ -42,14 +45,14 @@ class StoreMeta:
 
 
 class StoreMap:
-    """One mapped store of this process, and the addresses of its blocks.
+    """One mapped store of this process, and the ``addresses`` of its blocks' bytes.
 
-    LMDB maps the file as one region. What ``view`` and ``rows_at_byte`` return holds this object, and it the mapping,
+    LMDB maps the file as one region. What ``block`` and ``rows_at_byte`` return holds this object, and it the mapping,
     so that nothing is unmapped while an array can still be read.
     """
 
     def __init__(self, path: pathlib.Path):
-        self._path = path
+        self.path = path
         self._pid = os.getpid()
         self._env = lmdb.open(
             os.fspath(path), create=False, readonly=True, lock=False, readahead=False, meminit=False, max_spare_txns=0
@@ -58,12 +61,8 @@ class StoreMap:
         self._transaction = self._env.begin(buffers=True)
         self.meta = self._read_meta()
         self.row_bytes = 4 * self.meta.layout.words
-        addresses, self._lengths = self._find_blocks()
-        self._first = int(addresses.min(initial=np.iinfo(np.int64).max))
-        self._offsets = addresses - self._first
-        self.row_starts = self._offsets + BLOCK_HEADER_BYTES
+        self.addresses, self.lengths = self._find_blocks()
         self._unchecked = np.ones(self.meta.blocks, bool)
-        self._any_unchecked = self.meta.blocks > 0
 
     def __del__(self, getpid=os.getpid):  # bound here: `os` may be gone when the interpreter ends
         # A forked child inherits the mapping but must not touch the parent's environment.
@@ -72,58 +71,55 @@ class StoreMap:
                 self._transaction.abort()
             self._env.close()
 
-    def rows_at_byte(self) -> np.ndarray:
-        """An array with an element, a whole row, at *every* byte from the first block's to the last row's.
-
-        One fancy index of byte offsets (``row_starts[block] + row * row_bytes``) then gathers rows of any blocks at
-        memcpy's speed, which a loop over thousands of blocks would not.
-        """
-        if not self.meta.blocks:
-            return np.empty(0, f"V{self.row_bytes}")
-        span = int((self._offsets + self._lengths).max())
-        return np.ndarray((span - self.row_bytes + 1,), f"V{self.row_bytes}", self._view(0, span), 0, (1,))
-
     def block(self, number: int) -> np.ndarray:
-        return decode_block(self._block_bytes(number), where=self._where(number), check=False)
+        return decode_block(self._block_bytes(number), where=self.where(number), check=False)
 
     def check(self, blocks: np.ndarray) -> None:
-        """Checks those of ``blocks`` that were not checked yet."""
-        if not self._any_unchecked:
-            return
-        for number in np.unique(blocks[self._unchecked[blocks]]):
+        """Checks those of ``blocks`` (distinct numbers) that were not checked yet."""
+        for number in blocks[self._unchecked[blocks]]:
+            self.will_need(number)
             try:
-                rows = decode_block(self._block_bytes(number), where=self._where(number))
+                rows = decode_block(self._block_bytes(number), where=self.where(number))
             except RecordError as error:
                 raise StoreError(str(error)) from error
             if 4 * rows.shape[1] != self.row_bytes:
-                raise StoreError(f"{self._where(number)}: {rows.shape[1]} words a row, not {self.row_bytes // 4}")
+                raise StoreError(f"{self.where(number)}: {rows.shape[1]} words a row, not {self.row_bytes // 4}")
             self._unchecked[number] = False
-        self._any_unchecked = bool(self._unchecked.any())
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether every block was checked."""
+        return not self._unchecked.any()
+
+    def will_need(self, number: int) -> None:
+        """Has the kernel read a block from disk in large pieces, ahead of its use.
+
+        LMDB has switched that off: rows are read in random order, and each would bring its neighbours along.
+        """
+        address = int(self.addresses[number])
+        start = address - address % mmap.PAGESIZE
+        _madvise(start, address + int(self.lengths[number]) - start, mmap.MADV_WILLNEED)
 
     def _block_bytes(self, number: int) -> memoryview:
-        return self._view(int(self._offsets[number]), int(self._lengths[number]))
+        return view(int(self.addresses[number]), int(self.lengths[number]), self)
 
-    def _view(self, offset: int, length: int) -> memoryview:
-        buffer = (ctypes.c_char * length).from_address(self._first + offset)
-        buffer.owner = self  # type: ignore[attr-defined]
-        return memoryview(buffer).toreadonly()
-
-    def _where(self, number: int) -> str:
-        return f"{self._path}: block {number}"
+    def where(self, number: int) -> str:
+        """A block's name in messages."""
+        return f"{self.path}: block {number}"
 
     def _read_meta(self) -> StoreMeta:
         last_page = self._env.info()["last_pgno"]
         needed = (last_page + 1) * self._env.stat()["psize"]
-        size = (self._path / "data.mdb").stat().st_size
+        size = (self.path / "data.mdb").stat().st_size
         if size < needed:  # reading behind the end of a mapped file would kill the process
-            raise StoreError(f"{self._path}: cut short: data.mdb has {size:,} of {needed:,} bytes; build it again")
+            raise StoreError(f"{self.path}: cut short: data.mdb has {size:,} of {needed:,} bytes; build it again")
         raw = self._transaction.get(META_KEY)
         if raw is None:
-            raise StoreError(f"{self._path}: not a finished store: its writer was stopped; build it again")
+            raise StoreError(f"{self.path}: not a finished store: its writer was stopped; build it again")
         try:
             return StoreMeta(**json.loads(bytes(raw)))
         except (TypeError, ValueError) as error:
-            raise StoreError(f"{self._path}: the store's meta entry is damaged: {error}") from error
+            raise StoreError(f"{self.path}: the store's meta entry is damaged: {error}") from error
 
     def _find_blocks(self) -> tuple[np.ndarray, np.ndarray]:
         meta = self.meta
@@ -135,15 +131,39 @@ class StoreMap:
                 continue
             rows = min(meta.block_rows, meta.rows - found * meta.block_rows)
             if found >= meta.blocks or bytes(key) != block_key(found):
-                raise StoreError(f"{self._path}: entry {bytes(key)!r} is not the key of block {found}")
+                raise StoreError(f"{self.path}: entry {bytes(key)!r} is not the key of block {found}")
             if len(value) != BLOCK_HEADER_BYTES + rows * self.row_bytes:
-                raise StoreError(f"{self._where(found)}: {len(value)} bytes do not hold {rows} rows")
+                raise StoreError(f"{self.where(found)}: {len(value)} bytes do not hold {rows} rows")
             starts[found] = np.frombuffer(value, np.uint8).ctypes.data
             lengths[found] = len(value)
             found += 1
         if found != meta.blocks:
-            raise StoreError(f"{self._path}: {found} of {meta.blocks} blocks are there; build it again")
+            raise StoreError(f"{self.path}: {found} of {meta.blocks} blocks are there; build it again")
         return starts, lengths
+
+
+def view(address: int, length: int, owner: object) -> memoryview:
+    """Read-only bytes of memory, which hold ``owner``."""
+    buffer = (ctypes.c_char * length).from_address(address)
+    buffer.owner = owner  # type: ignore[attr-defined]
+    return memoryview(buffer).toreadonly()
+
+
+def rows_at_byte(maps: "tuple[StoreMap, ...]") -> tuple[np.ndarray, np.ndarray]:
+    """An array with an element, a whole row, at *every* byte from the first block's to the last row's of all ``maps``;
+    and where in it the first row of each block is, int64 [blocks].
+
+    One fancy index of byte offsets (start of the block + row * row_bytes) then gathers rows of any blocks of any map at
+    memcpy's speed, which a loop over thousands of blocks would not. What lies between the maps must not be touched.
+    """
+    addresses = np.concatenate([opened.addresses for opened in maps])
+    row_bytes = maps[0].row_bytes
+    if not len(addresses):
+        return np.empty(0, f"V{row_bytes}"), addresses
+    first = int(addresses.min())
+    span = int((addresses + np.concatenate([opened.lengths for opened in maps])).max()) - first
+    rows = np.ndarray((span - row_bytes + 1,), f"V{row_bytes}", view(first, span, maps), 0, (1,))
+    return rows, addresses - first + BLOCK_HEADER_BYTES
 
 
 # LMDB allows a file to be open once in a process (a forked child included), so stores of one file share its map.

@@ -18,6 +18,7 @@ from dist_fm.config import Config
 from dist_fm.data.pipeline import batches
 from dist_fm.data.source import TrainSource
 from dist_fm.data.store import BlockStore
+from dist_fm.data.windows import Windows
 from dist_fm.errors import UserError
 from dist_fm.training.evaluation import evaluate
 from dist_fm.training.hooks import Hook
@@ -49,13 +50,15 @@ class Loop:
         size = self.config.train.batch_size
         self.steps_per_epoch = math.ceil(train.rows / size)
         self.steps = total_steps(self.config, train.rows)
+        data = self.config.data
         self._source = TrainSource(
             train,
             engine.schema,
             size,
             seed=self.config.train.seed,
             steps=self.steps,
-            unseen_rate=self.config.data.unseen_rate,
+            unseen_rate=data.unseen_rate,
+            windows=Windows(data.readers, data.window_blocks) if data.shuffle == "window" else None,
             padded_size=engine.padded_batch(size),
         )
 

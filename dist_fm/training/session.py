@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import Config
 from dist_fm.data.schema import Schema, read_schema
+from dist_fm.data.shards import open_split
 from dist_fm.data.store import BlockStore
 from dist_fm.errors import UserError
 from dist_fm.parallel.mesh import describe, make_mesh, start_devices
@@ -37,7 +38,7 @@ def train(config: Config) -> Result:
     run = RunDir(config.run.output_dir or f"runs/{data.resolve().name}_{config.model_name}")
     config = _settle_update(config, run, schema)
     goes_on = _goes_on(config, run, schema)
-    stores = {split: BlockStore(data / f"{split}.lmdb") for split in ("train", "valid", "test")}
+    stores = {split: open_split(data, split) for split in ("train", "valid", "test")}
     if not stores["train"].rows:
         raise UserError(f"{data}: the training split has no rows")
     steps = total_steps(config, stores["train"].rows)

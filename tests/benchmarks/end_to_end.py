@@ -29,7 +29,8 @@ from work import make_engine, make_schema
 from dist_fm.data.pipeline import batches
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.source import TrainSource
-from dist_fm.data.store import BlockStore, BlockWriter
+from dist_fm.data.store import BlockStore
+from dist_fm.data.store_writer import BlockWriter
 from dist_fm.errors import UserError
 
 WRITE_ROWS = 1 << 16

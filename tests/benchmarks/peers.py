@@ -82,7 +82,7 @@ def main():
 
 def versions():
     found = {"python": sys.version.split()[0]}
-    for package in ("torch", "numpy", "torchfm", "fbgemm-gpu-cpu"):
+    for package in ("torch", "numpy", "lmdb", "torchfm", "fbgemm-gpu-cpu"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -11,8 +11,8 @@ import numpy as np
 import shapes
 
 from dist_fm.config import FlagValue, build_config
-from dist_fm.data.pipeline import READ_AHEAD, Batch
-from dist_fm.data.records import HostBatch
+from dist_fm.data.pipeline import Batch
+from dist_fm.data.records import READ_AHEAD, HostBatch
 from dist_fm.data.schema import EMPTY, Field, Label, Schema
 from dist_fm.errors import UserError
 from dist_fm.models import get_model

@@ -1,0 +1,109 @@
+"""Windowed shuffling: a reader goes through its blocks in a new order every epoch, some at a time, which it shuffles.
+
+So blocks are read from disk whole, and once an epoch, also where the data are far larger than memory.
+"""
+
+import bisect
+import threading
+from typing import NamedTuple
+
+import numpy as np
+
+from dist_fm.data.records import READ_AHEAD
+from dist_fm.data.store import BlockStore
+from dist_fm.data.streams import BLOCKS, WINDOW, generator
+
+
+class Windows(NamedTuple):
+    """How many readers there are, and how many blocks a window of each holds."""
+
+    readers: int
+    blocks: int
+
+
+class _Plan(NamedTuple):
+    """An epoch of a reader: its blocks [n] in order; the first block and the first row of each window, and the end."""
+
+    epoch: int
+    blocks: np.ndarray
+    first_blocks: list[int]
+    first_rows: list[int]
+
+
+class _Window(NamedTuple):
+    """The reader's rows ``first`` to ``end`` of an epoch, int32 [n, words]."""
+
+    epoch: int
+    first: int
+    end: int
+    words: np.ndarray
+
+
+class Reader:
+    """``rows`` of a store in an order drawn from (seed, epoch, number), of which every batch takes ``part``.
+
+    The blocks at both ends may be shared with other readers, and are read by each. Held are one window and, while
+    threads that are some batches behind may want it, the one before.
+    """
+
+    def __init__(self, store: BlockStore, rows: range, seed: int, number: int, windows: Windows, part: int):
+        self._store, self._rows, self._seed, self._number, self._windows = store, rows, seed, number, windows
+        self._rows_apart = READ_AHEAD * part
+        self._lock = threading.Lock()
+        self._plan: _Plan | None = None
+        self.held: tuple[_Window, ...] = ()  # the newest first; replaced, never changed, so that to look needs no lock
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, epoch: int, first: int, end: int) -> np.ndarray:
+        """Of rows ``first`` to ``end`` of an epoch those in the window of the first, read-only."""
+        window = self._find(epoch, first)
+        if window is None:
+            with self._lock:
+                window = self._find(epoch, first) or self._open(epoch, first)
+        elif len(self.held) > 1 and first - window.first > self._rows_apart:
+            with self._lock:
+                if window is self.held[0]:
+                    self.held = (window,)
+        return window.words[first - window.first : end - window.first]
+
+    def _find(self, epoch: int, row: int) -> _Window | None:
+        for window in self.held:
+            if window.epoch == epoch and window.first <= row < window.end:
+                return window
+        return None
+
+    def _open(self, epoch: int, row: int) -> _Window:
+        """Reads the window that holds ``row``; the blocks of the next are on their way from the disk meanwhile."""
+        if self._plan is None or self._plan.epoch != epoch:
+            self._plan = self._draw(epoch)
+        plan = self._plan
+        number = bisect.bisect_right(plan.first_rows, row) - 1
+        begin, end, *after = plan.first_blocks[number : number + 3]
+        self.held = self.held[:1]
+        self._store.will_need(plan.blocks[begin : after[0] if after else end])
+        rows = np.concatenate([self._own_rows(block) for block in plan.blocks[begin:end].tolist()])
+        generator(WINDOW, self._seed, epoch, self._number, number).shuffle(rows)
+        words = self._store.gather(rows)
+        words.flags.writeable = False
+        window = _Window(epoch, plan.first_rows[number], plan.first_rows[number + 1], words)
+        self.held = (window, *self.held)
+        return window
+
+    def _own_rows(self, block: int) -> np.ndarray:
+        """Those of a block's rows that are this reader's."""
+        size = self._store.block_rows
+        return np.arange(max(block * size, self._rows.start), min((block + 1) * size, self._rows.stop))
+
+    def _draw(self, epoch: int) -> _Plan:
+        size = self._store.block_rows
+        blocks = np.arange(self._rows.start // size, -(-self._rows.stop // size))
+        generator(BLOCKS, self._seed, epoch, self._number).shuffle(blocks)
+        # The first windows differ in size, so that the readers do not all come to their next ones at the same step.
+        most, readers = self._windows.blocks, self._windows.readers
+        whole = len(blocks) if len(blocks) <= most else -(-most * (self._number + 1) // readers)
+        first_blocks = [0, *range(whole, len(blocks), most), len(blocks)]
+        sizes = np.minimum((blocks + 1) * size, self._rows.stop) - np.maximum(blocks * size, self._rows.start)
+        first_rows = np.concatenate([[0], np.cumsum(sizes)])[first_blocks]
+        return _Plan(epoch, blocks, first_blocks, first_rows.tolist())
