@@ -5,15 +5,18 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import numpy as np
 
 from data_tools import split as splitting
+from data_tools.advice import warnings
 from data_tools.coding import columns_of
 from data_tools.encode import Encoder, RowCoder, has_values, own_cells
 from data_tools.errors import DataError
+from data_tools.first_rows import FirstRows
 from data_tools.fit import Cells, fit_fields, grow_fields, needed_columns
 from data_tools.formats import FieldSpec, open_rows
 from data_tools.manifest import QUARANTINE, Manifest, describe_files, sum_file, sync_file
@@ -65,7 +68,9 @@ def _existing(output: pathlib.Path, plan: Plan) -> Manifest | None:
 
 
 def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Manifest:
-    spill = Spill(staging / "spill", needed_columns(plan.fields))
+    layout = plan.format.layout
+    grouped = [] if layout.group is None else [layout.group]
+    spill = Spill(staging / "spill", list(dict.fromkeys([*needed_columns(plan.fields), *grouped])))
     with open(staging / QUARANTINE, "w", encoding="utf-8") as quarantine:
         inputs, has_times = _read(plan, spill, quarantine)
     rows_in = sum(about["rows"] for about in inputs)
@@ -74,20 +79,25 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
     splits = _assign(plan, spill, inputs)
     if not (splits == 0).any():
         raise DataError(f"--split={plan.options.split} leaves none of the {spill.rows} rows for training")
+    held = spill.count(splits == 0)
     if plan.options.vocab_from is None:
-        fields, vocabularies, attributes = _fit(plan, spill, splits == 0, staging)
+        fields, vocabularies, attributes = _fit(plan, spill, held, staging)
     else:
-        fields, vocabularies, attributes = _fit_as_before(plan, plan.options.vocab_from, spill, splits == 0, staging)
+        fields, vocabularies, attributes = _fit_as_before(plan, plan.options.vocab_from, spill, held, staging)
     schema = Schema(
         name=plan.options.name or plan.format.name,
         fields=fields,
         label=plan.label,
         has_values=has_values(fields),
-        source=plan.format.layout.to_json(),
+        has_weights=layout.weight is not None,
+        has_groups=layout.group is not None,
+        source=layout.to_json(),
     )
     cells = {name: spill.values(name) for name in spill.columns}
     coder = RowCoder(schema, vocabularies, cells, attributes)
     counts = _write(plan, spill, splits, coder, staging)
+    for warning in warnings(fields, _counted(spill, held, attributes), plan.label, counts["train"]):
+        say(warning)
     schema = dataclasses.replace(schema, counts=counts)
     (staging / "schema.json").write_text(schema.to_json(), encoding="utf-8")
     shutil.rmtree(staging / "spill")
@@ -111,9 +121,11 @@ def _read(plan: Plan, spill: Spill, quarantine: TextIO) -> tuple[list[dict[str, 
     inputs: list[dict[str, Any]] = []
     first_bad = None
     has_times = True
+    most = left = sys.maxsize if plan.options.rows is None else plan.options.rows
     quarantine.write("file\tline\treason\traw\n")
     for path, split in plan.files:
-        reader = open_rows(plan.format.layout, path, label=plan.label)
+        first = FirstRows(open_rows(plan.format.layout, path, label=plan.label), path, left)
+        reader = plan.with_negatives(first)
         has_times &= reader.has_times
         if plan.options.split in splitting.NEEDS_TIMES and not reader.has_times:
             raise DataError(f"{path} has no timestamp column, which --split={plan.options.split} needs")
@@ -130,7 +142,8 @@ def _read(plan: Plan, spill: Spill, quarantine: TextIO) -> tuple[list[dict[str, 
                 good += len(chunk.lines)
                 progress.advance(chunk.num_bytes, chunk.num_rows)
         about = {"path": path, "split": SPLITS[split], "bytes": reader.total_bytes, "crc32": reader.crc32}
-        inputs.append({**about, "rows": rows, "rows_good": good})
+        inputs.append({**about, "rows": rows, "rows_good": good, "is_cut": first.is_cut})
+        left = most if plan.options.split == "files" else left - first.rows_read
     spill.finish()
     if not spill.rows:
         raise DataError(f"none of the rows is good; the first: {first_bad}")
@@ -144,8 +157,9 @@ def _assign(plan: Plan, spill: Spill, inputs: Sequence[dict[str, Any]]) -> np.nd
         return np.repeat(np.array(numbers, np.uint8), [about["rows_good"] for about in inputs])
     times = spill.times() if kind in splitting.NEEDS_TIMES else None
     users: tuple[np.ndarray | None, list[str]] = (None, [])
-    if kind in splitting.NEEDS_USERS and plan.user_field is not None:
-        column = plan.fields[plan.user_field].columns[0]
+    user = plan.field_of("user")
+    if kind in splitting.NEEDS_USERS and user is not None:
+        column = user.columns[0]
         users = spill.codes(column), spill.values(column)
     return splitting.assign(kind, spill.rows, plan.options.fractions, plan.options.seed, times, *users)
 
@@ -153,18 +167,23 @@ def _assign(plan: Plan, spill: Spill, inputs: Sequence[dict[str, Any]]) -> np.nd
 Fitted = tuple[tuple[Field, ...], Mapping[str, Vocabulary], Mapping[str, Attributes]]
 
 
-def _fit(plan: Plan, spill: Spill, in_train: np.ndarray, staging: pathlib.Path) -> Fitted:
-    """The fields as the training rows have them, and vocabularies and side tables by file name, saved."""
+def _fit(plan: Plan, spill: Spill, held: Mapping[str, np.ndarray], staging: pathlib.Path) -> Fitted:
+    """The fields as the training rows have them, and vocabularies and side tables by file name, saved.
+
+    ``held``: by column, how many training rows hold each value.
+    """
     specs, attributes = list(plan.format.fields), {}
     for table, path in plan.tables:
         file = f"{table.name}.table.tsv"
         attributes[file] = Attributes.read(table, path)
         joined = {"join": file, "join_sha256": attributes[file].save(staging / "vocab" / file)}
         specs += [dataclasses.replace(spec, transform={**spec.transform, **joined}) for spec in table.fields]
-    return *fit_fields(specs, _counted(spill, in_train, attributes), plan.min_count, staging / "vocab"), attributes
+    return *fit_fields(specs, _counted(spill, held, attributes), plan.min_count, staging / "vocab"), attributes
 
 
-def _fit_as_before(plan: Plan, directory: str, spill: Spill, in_train: np.ndarray, staging: pathlib.Path) -> Fitted:
+def _fit_as_before(
+    plan: Plan, directory: str, spill: Spill, held: Mapping[str, np.ndarray], staging: pathlib.Path
+) -> Fitted:
     """The fields of the data set in ``directory``, with its vocabularies as they are, or grown."""
     before = Encoder.from_directory(directory)
     fields = before.schema.fields
@@ -180,19 +199,18 @@ def _fit_as_before(plan: Plan, directory: str, spill: Spill, in_train: np.ndarra
         return fields, before.vocabularies, before.attributes
     least = lambda spec: plan.min_count if spec is None or spec.min_count is None else spec.min_count
     min_counts = {field.name: least(own.get(field.name)) for field in fields}
-    cells_of = _counted(spill, in_train, before.attributes)
+    cells_of = _counted(spill, held, before.attributes)
     return *grow_fields(fields, before.vocabularies, cells_of, min_counts, staging / "vocab"), before.attributes
 
 
 def _counted(
-    spill: Spill, in_train: np.ndarray, attributes: Mapping[str, Attributes]
+    spill: Spill, held: Mapping[str, np.ndarray], attributes: Mapping[str, Attributes]
 ) -> Callable[[FieldSpec | Field], Cells]:
     """The cells that a field of one column is made of, and how many training rows hold each."""
-    counts = spill.count(in_train)
 
     def cells_of(field: FieldSpec | Field) -> Cells:
         (column,) = field.columns if isinstance(field, FieldSpec) else columns_of(field)
-        return own_cells(field.transform, attributes, spill.values(column)), counts[column]
+        return own_cells(field.transform, attributes, spill.values(column)), held[column]
 
     return cells_of
 
@@ -206,6 +224,8 @@ def _write(
 ) -> dict[str, dict[str, int]]:
     """Writes the stores; returns the schema's counts."""
     layout = RecordLayout.for_schema(coder.schema)
+    weights = spill.weights() if layout.has_weights else None
+    group = plan.format.layout.group
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(
@@ -215,8 +235,10 @@ def _write(
         ]
         with Progress("writing", spill.rows, "row") as progress:
             for where, codes, labels in spill.portions():
-                ids, values = coder.code(dict(zip(spill.columns, codes.T, strict=True)))
-                records = layout.pack(labels, ids, values)
+                by_column = dict(zip(spill.columns, codes.T, strict=True))
+                ids, values = coder.code(by_column)
+                of_rows = None if weights is None else weights[where]
+                records = layout.pack(labels, ids, values, of_rows, None if group is None else by_column[group])
                 for number, writer in enumerate(writers):
                     writer.append(records[splits[where] == number])
                 progress.advance(len(codes), len(codes))

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.formats.base import FieldSpec
+from data_tools.errors import DataError
+from data_tools.formats.base import MAX_ID, FieldSpec
+from data_tools.numeric import parse_integer
 from data_tools.transforms import cell_numbers, cell_tokens, fit_edges, fit_scale, is_plain
 from data_tools.vocab import Vocabulary
 from dist_fm.data.schema import Field
@@ -62,6 +64,7 @@ def fit_fields(
                 transform=transforms[spec.name],
             )
         offset += rows
+        _check_rows(group, rows, offset)
     return tuple(fields[spec.name] for spec in specs), vocabularies
 
 
@@ -95,7 +98,14 @@ def grow_fields(
         for field in alike:
             grown[field.name] = dataclasses.replace(field, rows=rows, offset=offset, vocabulary_sha256=digest)
         offset += rows
+        _check_rows(first.name, rows, offset)
     return tuple(grown[field.name] for field in fields), found
+
+
+def _check_rows(name: str, rows: int, total: int) -> None:
+    if total > MAX_ID:
+        raise DataError(f"field {name!r} has {rows:,} table rows, {total:,} with the fields before it: more than ids "
+                        "of 32 bits can tell apart; make it of kind hash or categorical")  # fmt: skip
 
 
 def _slots(spec: FieldSpec) -> int:
@@ -129,8 +139,8 @@ def _measured(transform: Mapping[str, Any], cells: Sequence[str], counts: np.nda
 
 def _own_rows(spec: FieldSpec | Field, cells: Sequence[str], counts: np.ndarray) -> int:
     """Rows for raw ids 0 to the largest in training, each shifted by ``add``, and the unseen."""
-    tokens = (cell for cell, count in zip(cells, counts.tolist(), strict=True) if count)
-    return max((int(token) for token in tokens if token.isdecimal()), default=-1) + spec.transform["add"] + 1
+    ids = (parse_integer(cell) for cell, count in zip(cells, counts.tolist(), strict=True) if count)
+    return max((number for number in ids if number is not None and number >= 0), default=-1) + spec.transform["add"] + 1
 
 
 def _count_tokens(parts: Sequence[tuple[Mapping[str, Any], Sequence[str], np.ndarray]]) -> Cells:

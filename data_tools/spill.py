@@ -21,7 +21,7 @@ class Spill:
         self.columns = tuple(columns)
         self.rows = 0
         self._codes_of: list[dict[str, int]] = [{} for _ in columns]
-        self._paths = {name: directory / name for name in ("codes", "labels", "times")}
+        self._paths = {name: directory / name for name in ("codes", "labels", "times", "weights")}
         self._files = {name: open(path, "wb") for name, path in self._paths.items()}
 
     def add(self, chunk: Chunk) -> None:
@@ -39,6 +39,8 @@ class Spill:
         self._files["labels"].write(chunk.labels.astype("<f4").tobytes())
         if chunk.times is not None:
             self._files["times"].write(chunk.times.astype("<i8").tobytes())
+        if chunk.weights is not None:
+            self._files["weights"].write(chunk.weights.astype("<f4").tobytes())
         self.rows += len(codes)
 
     def finish(self) -> None:
@@ -53,6 +55,10 @@ class Spill:
     def times(self) -> np.ndarray:
         """int64 [N]."""
         return np.fromfile(self._paths["times"], "<i8")
+
+    def weights(self) -> np.ndarray:
+        """float32 [N], left on disk until it is looked at."""
+        return np.memmap(self._paths["weights"], "<f4", "r")
 
     def codes(self, column: str) -> np.ndarray:
         """int32 [N] of one column."""

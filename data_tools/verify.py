@@ -84,7 +84,7 @@ def _check_split(path: pathlib.Path, split: str, schema: Schema, manifest: Manif
 
 
 def _check_rows(rows: np.ndarray, layout: RecordLayout, schema: Schema) -> Iterator[str]:
-    """Ids must be rows of their slot's field, labels what the label rule gives."""
+    """Ids must be rows of their slot's field, labels what the label rule gives, weights and groups not negative."""
     first = schema.slot_offsets
     last = first + np.array([field.rows for field in schema.fields], np.int32)[schema.slot_fields] - 1
     ids = layout.ids(rows)
@@ -100,3 +100,7 @@ def _check_rows(rows: np.ndarray, layout: RecordLayout, schema: Schema) -> Itera
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         yield f"row {row}: label {labels[row]} is not {'0 or 1' if schema.label.is_binary else 'a number'}"
+    for name, numbers in (("weight", layout.weights(rows)), ("group", layout.groups(rows))):
+        if numbers is not None:
+            for row in np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0)))[:1].tolist():
+                yield f"row {row}: {name} {numbers[row]} is not a number from 0 on"

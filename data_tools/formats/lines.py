@@ -85,7 +85,7 @@ def find_cells(text: bytes, delimiter: str, width: int) -> Cells:
 
 def _one_byte_delimiter(text: bytes, delimiter: str) -> tuple[bytes, int]:
     """The text with one byte for its delimiter, and that byte. What held a stand-in before now holds a NUL."""
-    if len(delimiter) == 1 and delimiter != ",":
+    if len(delimiter.encode()) == 1 and delimiter != ",":
         return text, ord(delimiter)
     text = text.replace(_UNIT, b"\0")
     if delimiter != ",":

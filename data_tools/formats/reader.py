@@ -1,19 +1,16 @@
 """Reads the rows of a raw file in chunks: good rows as columns of tokens, bad ones with line and reason."""
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
 from data_tools.errors import DataError
-from data_tools.formats.base import Column, TextLayout
+from data_tools.formats.base import TextLayout
+from data_tools.formats.checks import RowChecks
 from data_tools.formats.files import RawFile
 from data_tools.formats.header import find_columns
 from data_tools.formats.lines import Cells, find_cells, read_lines
-from data_tools.labels import label_value
-from data_tools.numeric import parse_integer, parse_number
 from data_tools.tokens import Tokens
 from dist_fm.data.schema import Label
 
@@ -34,7 +31,8 @@ class Chunk:
     """Consecutive rows of a file. Rows are counted from 0 over good and bad ones; N good rows.
 
     ``lines`` int64 [N] are their line numbers, ascending, so that ``bad`` rows can be put back between them.
-    ``labels`` float32 [N] and ``times`` int64 [N] only when reading to train (``times`` if the file has them).
+    ``labels`` float32 [N], ``times`` int64 [N] and ``weights`` float32 [N] only when reading to train (times and
+    weights if the file has them).
     """
 
     first_row: int
@@ -44,29 +42,31 @@ class Chunk:
     num_bytes: int
     labels: np.ndarray | None = None
     times: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     @property
     def num_rows(self) -> int:
         """Good and bad rows."""
         return len(self.lines) + len(self.bad)
 
+    def select(self, rows: np.ndarray | slice) -> "Chunk":
+        """The chunk with its good rows at ``rows`` (indices, a mask or a slice) alone; bad ones are kept."""
+        return dataclasses.replace(
+            self,
+            lines=self.lines[rows],
+            columns={name: column.select(rows) for name, column in self.columns.items()},
+            labels=None if self.labels is None else self.labels[rows],
+            times=None if self.times is None else self.times[rows],
+            weights=None if self.weights is None else self.weights[rows],
+        )
 
-def open_rows(
-    source: "TextLayout | Mapping[str, Any]",
-    path: str | os.PathLike,
-    *,
-    label: Label | None = None,
-    for_prediction: bool = False,
-    keep: tuple[str, ...] = (),
-    chunk_bytes: int = CHUNK_BYTES,
-) -> "RowReader":
-    """Opens the raw file at ``path``, whose rows lie as ``source`` (a layout, or a schema's ``source``) says.
 
-    To train, ``label`` is the rule that labels must obey. ``for_prediction``: label and timestamp may be absent or
-    empty and are not looked at, and neither is an empty cell an error. ``keep`` names further columns to return.
-    Raises ``DataError`` if the file cannot be read, is empty, or lacks a column.
-    """
-    return RowReader(TextLayout.from_json(source), os.fspath(path), label, for_prediction, tuple(keep), chunk_bytes)
+def checked_chunk(
+    checks: RowChecks, first_row: int, lines: np.ndarray, columns: dict[str, Tokens], bad: list[BadRow], num_bytes: int
+) -> Chunk:
+    """A chunk of rows that passed ``checks``, with the labels, times and weights they give."""
+    labels = checks.labels(columns, len(lines))
+    return Chunk(first_row, lines, columns, bad, num_bytes, labels, checks.times(columns), checks.weights(columns))
 
 
 class RowReader:
@@ -85,11 +85,7 @@ class RowReader:
         keep: tuple[str, ...],
         chunk_bytes: int,
     ):
-        if label is None and not for_prediction:
-            raise ValueError("reading rows to train on needs a label rule")
         self.path = path
-        self._label = None if for_prediction else label
-        self._timestamp = None if for_prediction else layout.timestamp
         self._pending_empty: list[int] = []  # empty lines that may turn out to be the file's last
         self._file = RawFile(path)
         self.total_bytes = self._file.total_bytes
@@ -103,16 +99,10 @@ class RowReader:
                     raise DataError(f"{path}: the file is empty")
                 self._first += text
             self.columns = find_columns(self._first, layout, where=path, for_prediction=for_prediction, keep=keep)
+            self._checks = RowChecks(layout, label, for_prediction, self.columns.positions)
         except BaseException:
             self._file.close()
             raise
-        self._checks: dict[str, Callable[[str], str | None]] = {}
-        for column in layout.columns:
-            if for_prediction:
-                column = dataclasses.replace(column, required=False)
-            unchecked = for_prediction and column.name in (layout.label, layout.timestamp)
-            if column.name in self.columns.positions and not unchecked and (column.required or column.type != "token"):
-                self._checks[column.name] = _check(column, self._label)
 
     @property
     def crc32(self) -> int:
@@ -120,7 +110,7 @@ class RowReader:
 
     @property
     def has_times(self) -> bool:
-        return self._timestamp in self.columns.positions
+        return self._checks.has_times
 
     def __iter__(self) -> Iterator[Chunk]:
         with self._file:
@@ -146,16 +136,15 @@ class RowReader:
         lines = cells.lines + first_line
         reasons = {line + first_line: reason for line, reason in cells.bad.items()}
         reasons |= dict.fromkeys(self._inner_empty_lines(cells, first_line), "an empty line")
-        good = np.ones(len(lines), bool)
-        for name, check in self._checks.items():
-            for row, reason in _failures(columns[name], check, good):
-                reasons[int(lines[row])] = reason
-                good[row] = False
-        if not good.all():
+        failures = self._checks.failures(columns, len(lines))
+        if failures:
+            reasons |= {int(lines[row]): reason for row, reason in failures.items()}
+            good = np.ones(len(lines), bool)
+            good[list(failures)] = False
             lines = lines[good]
             columns = {name: column.select(good) for name, column in columns.items()}
         bad = _bad_rows(reasons, text, first_line) if reasons else []
-        return Chunk(first_row, lines, columns, bad, len(text), self._labels(columns), self._times(columns))
+        return checked_chunk(self._checks, first_row, lines, columns, bad, len(text))
 
     def _inner_empty_lines(self, cells: Cells, first_line: int) -> list[int]:
         """The empty lines known to have a filled one behind them."""
@@ -164,46 +153,6 @@ class RowReader:
         last_filled = filled[-1] + first_line if len(filled) else 0
         self._pending_empty = [line for line in empty if line > last_filled]
         return [line for line in empty if line < last_filled]
-
-    def _labels(self, columns: dict[str, Tokens]) -> np.ndarray | None:
-        if self._label is None:
-            return None
-        tokens = columns[self._label.column]
-        found = [label_value(self._label, value) for value in tokens.values]
-        return np.array([np.nan if isinstance(value, str) else value for value in found], np.float32)[tokens.codes]
-
-    def _times(self, columns: dict[str, Tokens]) -> np.ndarray | None:
-        if self._timestamp not in columns:
-            return None
-        tokens = columns[self._timestamp]
-        return np.array([parse_integer(value) or 0 for value in tokens.values], np.int64)[tokens.codes]
-
-
-def _check(column: Column, label: Label | None) -> Callable[[str], str | None]:
-    """The function that says what is wrong with a cell of ``column``, or None."""
-
-    def check(value: str) -> str | None:
-        if label is not None and label.column == column.name:
-            found = label_value(label, value)
-            return found if isinstance(found, str) else None
-        if not value:
-            return f"{column.name} is empty" if column.required else None
-        if column.type == "integer" and parse_integer(value) is None:
-            return f"{column.name} {value!r} is not an integer"
-        if column.type == "number" and parse_number(value) is None:
-            return f"{column.name} {value!r} is not a number"
-        return None
-
-    return check
-
-
-def _failures(tokens: Tokens, check: Callable[[str], str | None], among: np.ndarray) -> list[tuple[int, str]]:
-    """The rows, ``among`` a mask, that fail ``check``, each with the reason."""
-    reasons = [check(value) for value in tokens.values]
-    if not any(reasons):
-        return []
-    rows = np.flatnonzero(np.array([reason is not None for reason in reasons])[tokens.codes] & among)
-    return [(row, str(reasons[tokens.codes[row]])) for row in rows.tolist()]
 
 
 def _bad_rows(reasons: dict[int, str], text: bytes, first_line: int) -> list[BadRow]:

@@ -1,0 +1,53 @@
+"""Warnings about fields and labels from which nothing, or nothing that lasts, can be learnt."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from data_tools.coding import columns_of
+from data_tools.fit import Cells
+from data_tools.transforms import cell_tokens, is_plain
+from dist_fm.data.schema import Field, Label
+
+UNIQUE_SHARE = 0.95  # of the training rows hold a value of their own
+_FEWEST_ROWS = 100  # of fewer it says nothing that values differ
+
+
+def warnings(
+    fields: Iterable[Field], cells_of: Callable[[Field], Cells], label: Label, train: Mapping[str, int]
+) -> Iterator[str]:
+    """Warnings, a line each, on fields with the training cells ``cells_of`` in ``train["rows"]`` rows.
+
+    A field is constant if it has one value in all training rows. It names rows, and nothing else, if it has at least
+    ``UNIQUE_SHARE`` as many values as there are training rows, 100 or more, each a category.
+    """
+    rows, positives = train["rows"], train["positives"]
+    constant, unique = [], []
+    for field in fields:
+        if len(columns_of(field)) > 1:
+            continue
+        values = _num_values(field, *cells_of(field))
+        if values == 1:
+            constant.append(field.name)
+        elif field.kind == "categorical" and is_plain(field.transform) and values >= UNIQUE_SHARE * rows:
+            unique.append(field.name)
+    if constant:
+        yield f"warning: the same value in all {rows:,} training rows: {', '.join(constant)}"
+    if unique and rows >= _FEWEST_ROWS:
+        yield (
+            f"warning: a value of its own in nearly every training row (in {UNIQUE_SHARE:.0%} of {rows:,} or more), as "
+            f"the number of a row has: {', '.join(unique)}"
+        )
+    if label.is_binary and positives in (0, rows):
+        hint = "; --negatives=N samples others" if label.rule == "implicit" else ""
+        yield f"warning: every training row has the label {int(positives > 0)}{hint}"
+
+
+def _num_values(field: Field, cells: Iterable[str], counts: np.ndarray) -> int:
+    """How many values training rows hold."""
+    if is_plain(field.transform) and "join" not in field.transform:
+        return int(np.count_nonzero(counts))
+    held = {cell for cell, count in zip(cells, counts.tolist(), strict=True) if count}
+    if "split" in field.transform or is_plain(field.transform):
+        return len(held)
+    return len({token for tokens in cell_tokens(field.transform, list(held)) for token in tokens})
