@@ -34,10 +34,8 @@ def warnings(
     if constant:
         yield f"warning: the same value in all {rows:,} training rows: {', '.join(constant)}"
     if unique and rows >= _FEWEST_ROWS:
-        yield (
-            f"warning: a value of its own in nearly every training row (in {UNIQUE_SHARE:.0%} of {rows:,} or more), as "
-            f"the number of a row has: {', '.join(unique)}"
-        )
+        share = f"{UNIQUE_SHARE:.0%} of {rows:,} or more"
+        yield f"warning: nearly as many values as training rows ({share}), as a row's number has: {', '.join(unique)}"
     if label.is_binary and positives in (0, rows):
         hint = "; --negatives=N samples others" if label.rule == "implicit" else ""
         yield f"warning: every training row has the label {int(positives > 0)}{hint}"

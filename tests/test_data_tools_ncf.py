@@ -76,7 +76,12 @@ def test_lines_that_cannot_be_read(line, reason, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["0\t1\t5\t99\n3\t4\t1\t98\n", "0\t1\n3\t4\n", "0\t1\t5\n3\t4\t1\n", "user_id\titem_id\ttime\n0\t1\t99\n3\t4\t98\n"],
+    [
+        "0\t1\t5\t99\n3\t4\t1\t98\n",
+        "0\t1\n3\t4\n",
+        "0\t1\t5\n3\t4\t1\n",
+        "user_id\titem_id\ttime\n0\t1\t99\n3\t4\t98\n",
+    ],
 )
 def test_pairs_may_have_ratings_and_times_which_do_not_decide_the_label(text, tmp_path):
     (tmp_path / "pairs").write_text(text)
@@ -102,7 +107,9 @@ def test_rows_to_predict_are_pairs_or_test_lines(tmp_path):
 
 def test_negatives_are_sampled_among_the_items_a_user_has_not(tmp_path):
     rng = np.random.default_rng(0)
-    pairs = {(int(user), int(item)) for user, item in zip(rng.integers(0, 30, 600), rng.zipf(1.5, 600) % 40, strict=True)}
+    pairs = {
+        (int(user), int(item)) for user, item in zip(rng.integers(0, 30, 600), rng.zipf(1.5, 600) % 40, strict=True)
+    }
     pairs |= {(30, item) for item in range(40)}  # this user has every item, and the next all but one
     pairs |= {(31, item) for item in range(39)}
     text = "".join(f"{user}\t{item}\t5\t{user * item}\n" for user, item in pairs)

@@ -167,7 +167,11 @@ def test_files_that_cannot_be_read(damage, described, tmp_path):
     if damage == "middle":
         data[4:400] = bytes(396)
         path.write_bytes(data)
-    words = {"empty": "has no rows", "column": "no column 'shop'; columns found: when", "twice": "'shop' is there twice"}
+    words = {
+        "empty": "has no rows",
+        "column": "no column 'shop'; columns found: when",
+        "twice": "'shop' is there twice",
+    }
     with pytest.raises(DataError, match=words.get(damage, "raw.parquet: the parquet file is damaged or cut short")):
         build(described(str(path)))
     assert not (tmp_path / "set").exists()
