@@ -10,7 +10,6 @@ from raw_logs import ROWS, eleme_rows
 from data_tools.build import build
 from data_tools.encode import Encoder
 from data_tools.errors import DataError
-from data_tools.formats import FORMATS
 from data_tools.inspect import inspect
 from data_tools.plan import BuildOptions
 from data_tools.verify import verify
@@ -136,20 +135,3 @@ def test_rows_of_a_compressed_file_and_of_parquet_are_cut(tmp_path):
 def test_there_must_be_a_row(tmp_path):
     with pytest.raises(DataError, match="--rows=0: must be at least 1"):
         first_rows(tmp_path, 0)
-
-
-REAL = {
-    "avazu": "avazu-sample/train.csv",
-    "kmrd": "kmrd-small/rates.csv",
-    "frappe": "frappe_x1/valid.csv",
-    "criteo": "criteo-sample/deepctr_200.csv",
-}
-
-
-@pytest.mark.parametrize("name", REAL)
-def test_real_files_build_and_verify(name, shared, tmp_path):
-    path = shared / "data" / REAL[name]
-    manifest = build(BuildOptions(name, str(tmp_path / "set"), (str(path),)), say=lambda _: None)
-    assert manifest.rows_in == len(path.read_bytes().splitlines()) - 1 and manifest.rows_quarantined == 0
-    assert verify(tmp_path / "set") == []
-    assert set(FORMATS) >= set(REAL)
