@@ -60,7 +60,6 @@ def draw_negatives(users: np.ndarray, items: np.ndarray, num_items: int, count: 
 
     int64 [P, count], a function of its arguments alone; -1 where the user has every item.
     """
-    users, items = users.astype(np.int64), items.astype(np.int64)
     known = np.unique(users * num_items + items)
     drawn = np.full(len(users) * count, -1, np.int64)
     left = np.arange(len(drawn))
@@ -84,11 +83,11 @@ def _holds(known: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 def _joined(parts: list[Tokens]) -> tuple[np.ndarray, list[str]]:
-    """One column of many: int64 codes [P], and the distinct values that rows hold, by code."""
-    known: dict[str, int] = {}
-    codes = [np.zeros(0, np.int64)]
-    for part in parts:
-        used, inverse = np.unique(part.codes, return_inverse=True)
-        own = [known.setdefault(part.values[code], len(known)) for code in used.tolist()]
-        codes.append(np.array(own, np.int64)[inverse])
-    return np.concatenate(codes), list(known)
+    """One column of many: codes [P], and the distinct values that rows hold, by code, in an order of their own."""
+    used = [np.unique(part.codes, return_inverse=True) for part in parts]
+    held = [[part.values[code] for code in codes.tolist()] for part, (codes, _) in zip(parts, used, strict=True)]
+    values = sorted(set().union(*held))
+    code_of = {value: code for code, value in enumerate(values)}
+    codes = [np.array([code_of[value] for value in own], np.int64)[inverse]
+             for own, (_, inverse) in zip(held, used, strict=True)]  # fmt: skip
+    return np.concatenate(codes), values

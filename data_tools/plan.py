@@ -130,6 +130,7 @@ class Plan:
         options = self.options
         return {
             "format": self.format.name,
+            "layout": json.loads(json.dumps(self.format.layout.to_json())),
             "fields": json.loads(json.dumps([dataclasses.asdict(field) for field in self.fields])),
             "name": options.name or self.format.name,
             "label": format_rule(self.label),

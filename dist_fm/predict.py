@@ -2,9 +2,10 @@
 
 python -m dist_fm.predict --run=DIR --input=raw.csv --output=scores.csv [--keep=user,item] [--devices=N]
 
-The input has the rows of the training format, label optional: with a header it is matched by name, in any order, and
-extra columns are ignored. The output has a line a row, `row,score`: the row's number from 0, and its probability (or
-rating). A row that cannot be read gets an empty score and a line in OUTPUT.errors. Needs no data set.
+The input has the rows of the training format, as text or as parquet, label optional: with a header it is matched by
+name, in any order, and extra columns are ignored. The output has a line a row, `row,score`: the row's number from 0,
+and its probability (or rating). A row that cannot be read gets an empty score and a line in OUTPUT.errors. Needs no
+data set.
 """
 
 import contextlib

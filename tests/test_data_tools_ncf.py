@@ -9,7 +9,8 @@ import pytest
 from data_tools.build import build
 from data_tools.errors import DataError
 from data_tools.formats import FORMATS, open_rows
-from data_tools.negatives import draw_negatives
+from data_tools.labels import parse_rule
+from data_tools.negatives import SampledNegatives, draw_negatives
 from data_tools.plan import BuildOptions
 from data_tools.verify import verify
 from dist_fm.data.schema import read_schema
@@ -91,6 +92,15 @@ def test_pairs_may_have_ratings_and_times_which_do_not_decide_the_label(text, tm
     assert reader.has_times == ("9" in text) and (chunk.times is None or chunk.times.tolist() == [99, 98])
 
 
+def test_ratings_may_decide_the_label_where_there_are_any(tmp_path):
+    (tmp_path / "pairs").write_text("0\t1\t5\n3\t4\t1\n")
+    (chunk,) = open_rows(NCF.layout, tmp_path / "pairs", label=parse_rule("above:3", "rating"))
+    assert chunk.labels.tolist() == [1, 0]
+    (tmp_path / "pairs").write_text("0\t1\n3\t4\n")
+    chunk = next(iter(open_rows(NCF.layout, tmp_path / "pairs", label=parse_rule("above:3", "rating"))))
+    assert [bad.reason for bad in chunk.bad] == ["2 columns instead of 3"] * 2
+
+
 def test_rows_to_predict_are_pairs_or_test_lines(tmp_path):
     for text in ("0\t1\n0\t4\n", "(0,1)\t4\n", "item,user\n1,0\n4,0\n"):
         (tmp_path / "rows").write_text(text)
@@ -143,6 +153,18 @@ def test_negatives_are_uniform_among_the_others():
     assert drawn.shape == (2, 30_000) and not np.isin(drawn, [3, 5]).any()
     counts = np.bincount(drawn.ravel(), minlength=8)[[0, 1, 2, 4, 6, 7]]
     assert np.abs(counts / 10_000 - 1).max() < 0.05
+
+
+def test_negatives_do_not_depend_on_how_the_file_is_read(tmp_path):
+    (tmp_path / "pairs").write_text("".join(f"{n % 13}\t{n * n % 31}\n" for n in range(200)))
+    found = []
+    for chunk_bytes in (20, 1000, 10**6):
+        reader = open_rows(NCF.layout, tmp_path / "pairs", label=NCF.label, chunk_bytes=chunk_bytes)
+        chunks = list(SampledNegatives(reader, "user", "item", 3, seed=5))
+        assert [chunk.first_row for chunk in chunks] == [0, *np.cumsum([chunk.num_rows for chunk in chunks])[:-1]]
+        found.append([np.concatenate([chunk.columns["item"] for chunk in chunks]).tolist(),
+                      np.concatenate([chunk.labels for chunk in chunks]).tolist()])  # fmt: skip
+    assert found[0] == found[1] == found[2] and found[0][1].count(0) > 500
 
 
 def test_any_rows_with_user_and_item_may_be_taken_as_implicit(tmp_path):

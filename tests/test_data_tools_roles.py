@@ -56,6 +56,16 @@ def test_weights_are_kept_with_their_rows_and_bad_ones_set_aside(tmp_path):
     assert "weight: w" in shown and "train row 2: label=0 weight=2.5 user=u2 item=i" in shown
 
 
+def test_another_column_for_the_label_or_the_weight_is_another_data_set(tmp_path):
+    text = "y,z,user,item,w\n1,0,u,i,2\n0,0,u,j,3\n"
+    schema = 'label = "y"\nweight = "w"\n' + FIELDS
+    made(tmp_path, text, schema)
+    assert "complete already" in made(tmp_path, text, schema)[0]
+    for change in (('"y"', '"z"'), ('weight = "w"', 'weight = "z"'), ('weight = "w"', 'group = "w"')):
+        with pytest.raises(DataError, match="built with other options"):
+            made(tmp_path, text, schema.replace(*change))
+
+
 def test_training_and_evaluation_count_a_row_by_its_weight(tmp_path):
     """Item a is clicked in rows of weight 9 and not in rows of weight 1; of item b it is the other way round."""
     text = "y,user,item,w\n" + "".join(
@@ -136,7 +146,8 @@ def test_every_role_is_of_use_from_a_description(tmp_path):
     assert [row[1] for row in Encoder.from_directory(tmp_path / "set").decode(layout.ids(rows))] == [
         f"i{n % 4}" for n in (1, 2, 3, 4, 9)
     ]
-    assert layout.groups(rows).tolist() == [1, 2, 3, 4, 4]
+    groups = layout.groups(rows).tolist()  # of q1, q2, q3, q4, q4
+    assert len({*groups}) == 4 and groups[3] == groups[4]
     made(tmp_path, text, ROLES, split="user", overwrite=True)
     made(tmp_path, text, ROLES, split="leave_one_out", overwrite=True)
     (tmp_path / "new.csv").write_text("user,item,q\nu1,i1,q1\n")  # fields read the time, so rows to predict need it

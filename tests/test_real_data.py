@@ -51,7 +51,7 @@ KMRD = {"movies": "movies.txt", "genres": "genres.csv", "countries": "countries.
 NCF = "ml-1m/ncf/ncf_ml-1m"
 ML100K = {"tables": {"users": "users.inter.tsv", "items": "items.inter.tsv"}}
 ML1M = {"tables": {"users": "users.dat", "items": "movies.dat"}}
-IMPLICIT = {"schema": GROCERY, "negatives": 2, "split": "time"}
+IMPLICIT = {"schema": GROCERY, "negatives": 2}
 FILES = {"split": "files"}
 # name: format, files, rows, and what else is given
 CASES = {

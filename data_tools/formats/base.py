@@ -34,10 +34,10 @@ class TextLayout:
     """How the rows of a raw file are laid out. A schema keeps it as its ``source``, for prediction.
 
     A file whose first line holds any column's ``name`` or ``header`` is read by those names, in any order, with
-    whatever delimiter that line uses; any other file has ``columns`` in their order. ``delimiter`` is one character
-    or ``::``. ``label``, ``timestamp``, ``weight`` (what a row counts in loss and metrics) and ``group`` (rows that
-    belong together) name columns that rows to predict may lack, unless they are among the ``features``, which fields
-    read. ``reader`` is ``text``, or ``ncf`` (see ``ncf.py``).
+    whatever delimiter that line uses; any other file has ``columns`` in their order. ``label``, ``timestamp``,
+    ``weight`` (what a row counts in loss and metrics) and ``group`` (rows that belong together) name columns that rows
+    to predict may lack, unless they are among the ``features``, which fields read. ``reader`` is ``text``, or ``ncf``
+    (see ``ncf.py``).
     """
 
     format: str

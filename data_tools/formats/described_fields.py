@@ -34,9 +34,7 @@ _CHOICES = {
     **{"keep": KEEPS, "pool": POOLS, "reduce": REDUCES, "part": tuple(TIME_PARTS), "role": ROLES},
     "scale": ("none", "standard", "minmax"),
 }
-_NEEDED = {
-    **{"hash": ("buckets",), "time": ("part",), "cross": ("columns", "buckets"), "sequence": ("split", "max")},
-}
+_NEEDED = {"hash": ("buckets",), "time": ("part",), "cross": ("columns", "buckets"), "sequence": ("split", "max")}
 _OF_ROWS = ("buckets", "seed", "add", "as", "cross")  # keys that decide what a table row stands for
 _ENTRIES: dict[str, Types] = {"columns": str, "edges": _NUMBER, "field": dict}
 

@@ -53,7 +53,7 @@ class Cells:
 
 
 def find_cells(text: bytes, delimiter: str, width: int) -> Cells:
-    """Cuts whole lines at ``delimiter`` (one character or ``::``); lines without ``width`` cells are bad.
+    """Cuts whole lines at ``delimiter``; lines without ``width`` cells are bad.
 
     With a comma, cells may be quoted as in CSV, but not hold line breaks.
     """

@@ -37,7 +37,7 @@ FORMATS = (
                 Column("user", "id", required=True, header="user_id"),
                 Column("item", "id", required=True, header="item_id"),
                 Column("rating"),
-                Column("timestamp", "integer", header="time"),
+                Column("timestamp", "integer", required=True, header="time"),
             ),
             label="rating",
             timestamp="timestamp",
@@ -63,8 +63,10 @@ def open_pairs(
                 raise unknown(f"column of {path}", name, _PAIR_COLUMNS)
         return GivenNegatives(path, for_prediction, chunk_bytes)
     if first:
-        found = find_columns(first, layout, where=path, for_prediction=True).positions
-        layout = dataclasses.replace(layout, columns=tuple(one for one in layout.columns if one.name in found))
+        used = {*find_columns(first, layout, where=path, for_prediction=True).positions}
+        if label is not None and label.rule != "implicit":
+            used.add(label.column)
+        layout = dataclasses.replace(layout, columns=tuple(one for one in layout.columns if one.name in used))
     return RowReader(layout, path, label, for_prediction, keep, chunk_bytes)
 
 
