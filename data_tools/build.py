@@ -4,28 +4,23 @@ import contextlib
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from data_tools import split as splitting
-from data_tools.coding import columns_of
-from data_tools.encode import Encoder, has_values, own_cells
+from data_tools.advice import warnings
+from data_tools.encode import Encoder
 from data_tools.errors import DataError
-from data_tools.fit import Fit, Growth
-from data_tools.formats import FieldSpec
+from data_tools.learning import learn
 from data_tools.manifest import QUARANTINE, Manifest, describe_files, sum_file, sync_file
 from data_tools.plan import BuildOptions, Plan
 from data_tools.portions import Portion
 from data_tools.progress import Progress
 from data_tools.raw_rows import RawRows, read_rows
-from data_tools.side_tables import Attributes
 from data_tools.split import SPLITS
 from data_tools.staging import check_output, staged
-from data_tools.summaries import Cells, Summary, keep_within
 from dist_fm.data.records import RecordLayout
-from dist_fm.data.schema import Field, Schema
 from dist_fm.data.shards import SplitWriter
 
 
@@ -74,8 +69,10 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
     splits = _assign(plan, rows)
     if not (splits == 0).any():
         raise DataError(f"--split={plan.options.split} leaves none of the {len(splits)} rows for training")
-    encoder = _fit(plan, rows, splits == 0, staging)
+    encoder, distinct = learn(plan, rows, splits == 0, staging)
     counts = _write(plan, encoder, rows, splits, staging)
+    for warning in warnings(encoder.schema.fields, distinct, plan.label, counts["train"]):
+        say(warning)
     schema = dataclasses.replace(encoder.schema, counts=counts)
     (staging / "schema.json").write_text(schema.to_json(), encoding="utf-8")
     shutil.rmtree(scratch)
@@ -101,81 +98,11 @@ def _assign(plan: Plan, rows: RawRows) -> np.ndarray:
         numbers = [number for _, number in plan.files]
         return np.repeat(np.array(numbers, np.uint8), [about["rows_good"] for about in rows.inputs])
     times = np.concatenate(rows.times) if kind in splitting.NEEDS_TIMES and rows.times is not None else None
-    users = (np.concatenate(rows.users), list(rows.user_names)) if rows.users else (None, [])
+    users: tuple[np.ndarray | None, list[str]] = (None, [])
+    if kind in splitting.NEEDS_USERS and (user := plan.field_of("user")) is not None:
+        column = rows.coded[user.columns[0]]
+        users = column.codes, column.values
     return splitting.assign(kind, rows.count, plan.options.fractions, plan.options.seed, times, *users)
-
-
-def _fit(plan: Plan, rows: RawRows, in_train: np.ndarray, staging: pathlib.Path) -> Encoder:
-    """What encodes the rows: fields and vocabularies as the training rows have them, or as an earlier data set has."""
-    fit: Fit | Growth
-    scratch = staging / "scratch" / "counts"
-    if plan.options.vocab_from is not None:
-        before = _earlier(plan, plan.options.vocab_from)
-        shutil.copytree(pathlib.Path(plan.options.vocab_from) / "vocab", staging / "vocab")
-        attributes = before.attributes
-        if not plan.options.grow:
-            return Encoder(_schema(plan, before.schema.fields), before.vocabularies, attributes)
-        own = {spec.name: spec.min_count for spec in plan.format.fields}
-        min_counts = {field.name: own.get(field.name) or plan.min_count for field in before.schema.fields}
-        fit = Growth(before.schema.fields, before.vocabularies, min_counts, scratch)
-    else:
-        specs, attributes = list(plan.format.fields), {}
-        for table, path in plan.tables:
-            file = f"{table.name}.table.tsv"
-            attributes[file] = Attributes.read(table, path)
-            joined = {"join": file, "join_sha256": attributes[file].save(staging / "vocab" / file)}
-            specs += [dataclasses.replace(spec, transform={**spec.transform, **joined}) for spec in table.fields]
-        fit = Fit(specs, plan.min_count, scratch)
-    looking = plan.spread(_look, (fit.summaries, attributes), rows.with_rows(in_train))
-    with looking as seen, Progress("counting", rows.count, "row") as progress:
-        for (_, count), of_portion in zip(rows.portions, seen, strict=True):
-            for summary, said in zip(fit.summaries, of_portion, strict=True):
-                summary.add(said)
-            keep_within(plan.options.memory_bytes, fit.summaries)
-            progress.advance(count, count)
-    fields, vocabularies = fit.fields(staging / "vocab")
-    return Encoder(_schema(plan, fields), vocabularies, attributes)
-
-
-def _earlier(plan: Plan, directory: str) -> Encoder:
-    """The encoder of the data set in ``directory``, if its fields are the plan's."""
-    before = Encoder.from_directory(directory)
-    own = {spec.name for spec in plan.format.fields}
-    fields = before.schema.fields
-    lacking = [field.name for field in fields if "join" not in field.transform and field.name not in own]
-    further = own - {field.name for field in fields}
-    if lacking or further:
-        name, where = (lacking[0], plan.format.name) if lacking else (sorted(further)[0], directory)
-        raise DataError(f"--vocab_from={directory}: its fields are not those of {plan.format.name}: "
-                        f"{where} has no field {name!r}")  # fmt: skip
-    return before
-
-
-def _schema(plan: Plan, fields: tuple[Field, ...]) -> Schema:
-    return Schema(
-        name=plan.options.name or plan.format.name,
-        fields=fields,
-        label=plan.label,
-        has_values=has_values(fields),
-        source=plan.format.layout.to_json(),
-    )
-
-
-def _look(
-    shared: tuple[Sequence[Summary], Mapping[str, Attributes]], task: tuple[pathlib.Path, np.ndarray]
-) -> list[Any]:
-    """What each summary sees in the training rows, a mask, of one portion."""
-    (summaries, attributes), (path, in_train) = shared, task
-    portion = Portion.load(path)
-
-    def cells_of(field: FieldSpec | Field) -> Cells:
-        (column,) = field.columns if isinstance(field, FieldSpec) else columns_of(field)
-        counts = portion.counts(column, in_train)
-        cells = own_cells(field.transform, attributes, portion.columns[column].values)
-        held = np.flatnonzero(counts)
-        return [cells[index] for index in held.tolist()], counts[held]
-
-    return [summary.look(cells_of) for summary in summaries]
 
 
 def _write(
@@ -183,7 +110,9 @@ def _write(
 ) -> dict[str, dict[str, int]]:
     """Writes the stores; returns the schema's counts."""
     layout = RecordLayout.for_schema(encoder.schema)
-    encoding = plan.spread(_encode, (encoder, layout), rows.with_rows(splits))
+    group = plan.format.layout.group
+    groups = None if group is None else rows.coded[group].codes
+    encoding = plan.spread(_encode, (encoder, layout), rows.by_portion(splits, groups))
     options = {name: getattr(plan.options, name) for name in ("shards", "block_rows", "map_size")}
     of_splits = np.bincount(splits, minlength=len(SPLITS)).tolist()
     with contextlib.ExitStack() as stack, encoding as encoded:
@@ -200,9 +129,11 @@ def _write(
         return {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}
 
 
-def _encode(shared: tuple[Encoder, RecordLayout], task: tuple[pathlib.Path, np.ndarray]) -> list[np.ndarray]:
+def _encode(
+    shared: tuple[Encoder, RecordLayout], task: tuple[pathlib.Path, np.ndarray, np.ndarray | None]
+) -> list[np.ndarray]:
     """The records of one portion for each split."""
-    (encoder, layout), (path, splits) = shared, task
+    (encoder, layout), (path, splits, groups) = shared, task
     portion = Portion.load(path)
-    records = layout.pack(portion.labels, *encoder.encode(portion.columns))
+    records = layout.pack(portion.labels, *encoder.encode(portion.columns), portion.weights, groups)
     return [records[splits == number] for number in range(len(SPLITS))]

@@ -89,16 +89,22 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
         epilog=f"formats:\n{formats}",
     )
     parser.add_argument("--format", required=True, help="the raw format, see below")
-    parser.add_argument(
-        "--input", nargs="+", default=[], metavar="FILE", help="raw files in this order, plain, .gz or .zst; or globs"
-    )
+    about = "raw files in this order, or globs: text, plain, .gz or .zst, or parquet"
+    parser.add_argument("--input", nargs="+", default=[], metavar="FILE", help=about)
     parser.add_argument("--output", required=True, metavar="DIR", help="the data set to make")
-    parser.add_argument("--schema", metavar="FILE", help="TOML file that describes csv or tsv files (see the README)")
+    parser.add_argument(
+        "--schema", metavar="FILE", help="TOML file that describes csv, tsv or parquet files (see README)"
+    )
     parser.add_argument("--vocab_from", metavar="DIR", help="encode with the vocabularies of this data set or run")
     parser.add_argument("--grow", action="store_true", help="and add the new values that pass --min_count to them")
-    about = "attributes from a side table: users=FILE, items=FILE (movielens)"
+    about = "attributes from side tables, as users=FILE items=FILE (movielens, kmrd)"
     parser.add_argument("--table", nargs="+", default=[], metavar="NAME=FILE", help=about)
-    parser.add_argument("--label", metavar="RULE", help="above:NUMBER, binary or value (default: the format's)")
+    parser.add_argument(
+        "--label", metavar="RULE", help="above:NUMBER, binary, value or implicit (default: the format's)"
+    )
+    about = "with --label=implicit: so many rows with items that the user has no row of, for each row (default: 0)"
+    parser.add_argument("--negatives", type=int, default=0, metavar="N", help=about)
+    parser.add_argument("--rows", type=int, metavar="N", help="read only the first N rows (of each file of a split)")
     parser.add_argument("--min_count", type=int, help="training rows a value needs for an id (default: the format's)")
     parser.add_argument("--split", default="random", help=f"{', '.join(KINDS)} (default: random)")
     parser.add_argument("--fractions", default="0.8,0.1,0.1", help="train, valid, test (default: 0.8,0.1,0.1)")
@@ -169,6 +175,8 @@ def _build(options: argparse.Namespace) -> int:
             split_files=(options.train, options.valid, options.test),
             label=options.label,
             min_count=options.min_count,
+            negatives=options.negatives,
+            rows=options.rows,
             split=options.split,
             fractions=parse_fractions(options.fractions),
             seed=options.seed,

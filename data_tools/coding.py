@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xxhash
 
+from data_tools.formats.base import FieldSpec
 from data_tools.numeric import parse_integer
 from data_tools.tokens import Tokens
 from data_tools.transforms import cell_numbers, cell_tokens, is_plain, scaled
@@ -27,8 +28,10 @@ class Coded:
     values: np.ndarray
 
 
-def columns_of(field: Field) -> tuple[str, ...]:
+def columns_of(field: Field | FieldSpec) -> tuple[str, ...]:
     """The raw columns that a field reads."""
+    if isinstance(field, FieldSpec):
+        return field.columns
     return tuple(field.transform.get("cross") or [field.transform.get("column", field.name)])
 
 

@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_tools.formats.base import FieldSpec
+from data_tools.errors import DataError
+from data_tools.formats.base import MAX_ID, FieldSpec
 from data_tools.summaries import IdSummary, NumberSummary, Summary, TokenSummary
 from data_tools.transforms import fit_edges, fit_scale
 from data_tools.vocab import Vocabulary
@@ -21,7 +22,7 @@ class Fit:
     """
 
     def __init__(self, specs: Sequence[FieldSpec], min_count: int, directory: pathlib.Path):
-        self._specs, self._min_count = specs, min_count
+        self.specs, self._min_count = specs, min_count
         self._groups: dict[str, list[FieldSpec]] = {}
         for spec in specs:
             self._groups.setdefault(spec.shares or spec.name, []).append(spec)
@@ -78,7 +79,8 @@ class Fit:
                     transform=transforms[spec.name],
                 )
             offset += rows
-        return tuple(fields[spec.name] for spec in self._specs), vocabularies
+            _check_rows(group, rows, offset)
+        return tuple(fields[spec.name] for spec in self.specs), vocabularies
 
     def _choose(self, first: FieldSpec, summary: Summary | None, transform: Mapping[str, Any]) -> Vocabulary:
         least = self._min_count if first.min_count is None else first.min_count
@@ -104,6 +106,19 @@ class Fit:
         return transform
 
 
+@dataclasses.dataclass(frozen=True)
+class Unchanged:
+    """The fields of an earlier data set as they are."""
+
+    specs: tuple[Field, ...]
+    vocabularies: dict[str, Vocabulary]
+    summaries: Sequence[Summary] = ()
+
+    def fields(self, directory: pathlib.Path) -> Fitted:
+        """The fields, and the vocabularies by file name, which are in ``directory``."""
+        return self.specs, self.vocabularies
+
+
 class Growth:
     """Fits the ``fields`` of an earlier data set to further values, which come behind the old ones.
 
@@ -118,7 +133,7 @@ class Growth:
         min_counts: Mapping[str, int],
         directory: pathlib.Path,
     ):
-        self._fields, self._vocabularies, self._min_counts = fields, vocabularies, min_counts
+        self.specs, self._vocabularies, self._min_counts = fields, vocabularies, min_counts
         members: dict[int, list[Field]] = {}
         for field in fields:
             members.setdefault(field.offset, []).append(field)
@@ -154,7 +169,14 @@ class Growth:
             for field in alike:
                 grown[field.name] = dataclasses.replace(field, rows=rows, offset=offset, vocabulary_sha256=digest)
             offset += rows
-        return tuple(grown[field.name] for field in self._fields), found
+            _check_rows(first.name, rows, offset)
+        return tuple(grown[field.name] for field in self.specs), found
+
+
+def _check_rows(name: str, rows: int, total: int) -> None:
+    if total > MAX_ID:
+        raise DataError(f"field {name!r} has {rows:,} table rows, {total:,} with the fields before it: more than ids "
+                        "of 32 bits can tell apart; make it of kind hash or categorical")  # fmt: skip
 
 
 def _slots(spec: FieldSpec) -> int:

@@ -5,9 +5,12 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+import numpy as np
+
 from data_tools.encode import Encoder
 from data_tools.manifest import QUARANTINE, Manifest
 from data_tools.split import SPLITS
+from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import read_schema
 from dist_fm.data.shards import open_split
 
@@ -25,7 +28,13 @@ def inspect(directory: str | os.PathLike, rows: int = 3) -> Iterator[str]:
     encoder = Encoder.from_directory(directory)
     total_bytes = sum(about["bytes"] for about in manifest.files.values())
     yield f"{directory}: {schema.name}, {manifest.rows_in:,} rows read, {total_bytes:,} bytes"
-    yield f"label: {schema.label.column}, {manifest.options['label']}; split: {manifest.options['split']}"
+    if any(about.get("is_cut") for about in manifest.inputs):
+        yield f"cut: the first {manifest.options['rows']:,} rows of the input"
+    label = f"{schema.label.column or 'of no column'}, {manifest.options['label']}"
+    yield f"label: {label}; split: {manifest.options['split']}"
+    for key in ("weight", "group"):
+        if schema.source.get(key):
+            yield f"{key}: {schema.source[key]}"
     yield f"fingerprint: {schema.fingerprint}"
     yield ""
     width = max(len("field"), *(len(field.name) for field in schema.fields))
@@ -46,15 +55,17 @@ def inspect(directory: str | os.PathLike, rows: int = 3) -> Iterator[str]:
             shards = len(store.paths)
             yield f"{split:<6} {store.rows:>12,} {store.num_blocks:>7,} {shards:>6} {mean:>10} {size:>14,}"
     with open_split(directory, "train") as store:
-        first = store.slice(0, min(rows, store.rows))
-        labels, records = (
-            store.layout.labels(first).tolist(),
-            encoder.decode(store.layout.ids(first), store.layout.values(first)),
-        )
-    for number, (label, values) in enumerate(zip(labels, records, strict=True)):
-        cells = " ".join(f"{field.name}={value}" for field, value in zip(schema.fields, values, strict=True))
-        yield f"train row {number}: label={label:g} {cells}"
+        yield from _rows(store.slice(0, min(rows, store.rows)), store.layout, encoder)
     yield from _quarantine(directory, manifest)
+
+
+def _rows(rows: np.ndarray, layout: RecordLayout, encoder: Encoder) -> Iterator[str]:
+    known = {"label": layout.labels(rows), "weight": layout.weights(rows), "group": layout.groups(rows)}
+    heads = {name: numbers.tolist() for name, numbers in known.items() if numbers is not None}
+    for number, values in enumerate(encoder.decode(layout.ids(rows), layout.values(rows))):
+        head = " ".join(f"{name}={numbers[number]:g}" for name, numbers in heads.items())
+        fields = zip(encoder.schema.fields, values, strict=True)
+        yield f"train row {number}: {head} " + " ".join(f"{field.name}={value}" for field, value in fields)
 
 
 def _quarantine(directory: pathlib.Path, manifest: Manifest) -> Iterator[str]:

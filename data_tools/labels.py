@@ -6,10 +6,10 @@ from dist_fm.data.schema import Label
 
 
 def parse_rule(text: str, column: str) -> Label:
-    """The label of ``--label=above:3``, ``binary`` or ``value``, read from ``column``; raises ``DataError``."""
+    """The label of ``--label=above:3``, ``binary``, ``value`` or ``implicit``, read from ``column``."""
     name, colon, argument = text.partition(":")
-    if name not in ("above", "binary", "value"):
-        raise unknown("label rule", name, ("above:NUMBER", "binary", "value"))
+    if name not in ("above", "binary", "value", "implicit"):
+        raise unknown("label rule", name, ("above:NUMBER", "binary", "value", "implicit"))
     threshold = parse_number(argument)
     if name == "above" and threshold is None:
         raise DataError(f"--label={text}: `above` needs a number, as in --label=above:3")

@@ -17,7 +17,8 @@ QUARANTINE = "quarantine.tsv"
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """``rows_in`` = the rows of all splits + ``rows_quarantined``.
+    """``rows_in`` = the rows of all splits + ``rows_quarantined``; of inputs that were cut, only what was read, and
+    sampled negatives are rows too.
 
     ``files`` has ``bytes`` and ``crc32`` of every other file; of LMDBs only the bytes, as each block has its checksum.
     """

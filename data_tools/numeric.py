@@ -4,6 +4,7 @@ import functools
 import math
 import re
 
+MAX_NUMBER = 3.4028234663852886e38  # float32's largest, which records hold
 _REMEMBERED = 1 << 16  # tokens; the same small counts come up in every chunk
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -18,11 +19,11 @@ def parse_integer(token: str) -> int | None:
 
 
 def parse_number(token: str) -> float | None:
-    """The finite number that ``token`` writes, or None."""
+    """The number that ``token`` writes, or None if it writes none, or one that float32 cannot hold."""
     if not _NUMBER.fullmatch(token):
         return None
     number = float(token)
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= MAX_NUMBER else None
 
 
 @functools.lru_cache(_REMEMBERED)

@@ -13,10 +13,11 @@ from data_tools import on_ray, workers
 from data_tools import split as splitting
 from data_tools.encode import load_schema
 from data_tools.errors import DataError, unknown
-from data_tools.formats import FieldSpec, Format, SideTable, get_format
+from data_tools.formats import FieldSpec, Format, Rows, SideTable, get_format
 from data_tools.formats.reader import CHUNK_BYTES
 from data_tools.labels import format_rule, parse_rule
 from data_tools.manifest import sum_file
+from data_tools.negatives import SampledNegatives
 from dist_fm.data.schema import Label
 from dist_fm.data.shards import MAX_SHARDS
 from dist_fm.data.store_writer import DEFAULT_BLOCK_ROWS, DEFAULT_MAP_SIZE
@@ -52,6 +53,8 @@ class BuildOptions:
     workers: int = 1  # they fork, which a caller with threads (JAX) may not want
     memory_bytes: int = 1 << 30  # what the counts of values may take, before they go to disk
     chunk_bytes: int = CHUNK_BYTES  # of text that one worker parses at a time
+    rows: int | None = None  # only so many rows of the input, or, with split="files", of each file
+    negatives: int = 0  # sampled for each row of a format whose rows are all positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,8 @@ class Plan:
             raise DataError("--grow adds to the vocabularies of --vocab_from=DIR, which is not given")
         if options.vocab_from is not None and options.tables:
             raise DataError("--table does not go with --vocab_from, which has the side tables of its data set")
+        if options.rows is not None and options.rows < 1:
+            raise DataError(f"--rows={options.rows}: must be at least 1")
         known = {table.name: table for table in chosen.tables}
         for name, _ in options.tables:
             if name not in known:
@@ -102,19 +107,16 @@ class Plan:
         plan = cls(
             options, chosen, label, min_count, files, tuple((known[name], path) for name, path in options.tables)
         )
-        if options.split in splitting.NEEDS_USERS and plan.user_column is None:
+        if options.split in splitting.NEEDS_USERS and plan.field_of("user") is None:
             raise DataError(f"--split={options.split} needs a user field, which {chosen.name} rows do not have")
+        if options.negatives:
+            plan.check_negatives()
         return plan
 
     @property
     def fields(self) -> tuple[FieldSpec, ...]:
         """The format's fields, and those of its side tables that are given."""
         return self.format.fields + tuple(field for table, _ in self.tables for field in table.fields)
-
-    @property
-    def user_column(self) -> str | None:
-        """The raw column of the user field, if there is one."""
-        return next((field.columns[0] for field in self.fields if field.role == "user"), None)
 
     def spread(self, function: Callable[[Any, Any], Any], shared: Any, tasks: Iterable[Any]) -> Any:
         """``function(shared, task)`` for each task, by the engine: a context manager of the results, in order."""
@@ -125,11 +127,37 @@ class Plan:
         number = self.options.workers if total_bytes > self.options.chunk_bytes else 1
         return contextlib.closing(workers.ordered_map(function, shared, tasks, number))
 
+    def field_of(self, role: str) -> FieldSpec | None:
+        """The first field with ``role``."""
+        return next((field for field in self.fields if field.role == role), None)
+
+    def with_negatives(self, rows: Rows) -> Rows:
+        """``rows`` of a file, and, if they are asked for, sampled negatives."""
+        user, item = self.field_of("user"), self.field_of("item")
+        if not self.options.negatives or user is None or item is None:
+            return rows
+        return SampledNegatives(rows, user.columns[0], item.columns[0], self.options.negatives, self.options.seed)
+
+    def check_negatives(self) -> None:
+        """Raises ``DataError`` unless negatives can be sampled."""
+        given = f"--negatives={self.options.negatives}"
+        if self.options.negatives < 0:
+            raise DataError(f"{given}: must not be negative")
+        if self.label.rule != "implicit":
+            raise DataError(f"{given} goes with rows that are all positive (--label=implicit); these have the label "
+                            f"rule {format_rule(self.label)}")  # fmt: skip
+        if self.options.split == "leave_one_out":
+            raise DataError(f"{given} does not go with --split=leave_one_out, which would leave negatives out")
+        for role in ("user", "item"):
+            if self.field_of(role) is None:
+                raise DataError(f"{given} needs a field with the role {role!r}, which {self.format.name} does not have")
+
     def to_json(self) -> dict[str, Any]:
         """What decides the data set's content, apart from its inputs."""
         options = self.options
         return {
             "format": self.format.name,
+            "layout": json.loads(json.dumps(self.format.layout.to_json())),
             "fields": json.loads(json.dumps([dataclasses.asdict(field) for field in self.fields])),
             "name": options.name or self.format.name,
             "label": format_rule(self.label),
@@ -137,6 +165,8 @@ class Plan:
             "vocab_from": options.vocab_from and load_schema(pathlib.Path(options.vocab_from)).fingerprint,
             "grow": options.grow,
             "tables": [[table.name, path, *sum_file(path)] for table, path in self.tables],
+            "rows": options.rows,
+            "negatives": options.negatives,
             "split": options.split,
             "fractions": list(options.fractions),
             "seed": options.seed,

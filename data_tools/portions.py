@@ -6,24 +6,26 @@ A portion is what one piece of a file held, a pickle in a file of its own: memor
 import dataclasses
 import pathlib
 import pickle
+from collections.abc import Sequence
 
 import numpy as np
 
-from data_tools.formats import Parsed
+from data_tools.formats import Chunk
 from data_tools.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class Portion:
-    """Consecutive good rows [N]: their raw ``columns`` and ``labels`` float32."""
+    """Consecutive good rows [N]: raw ``columns``, ``labels`` and ``weights`` (None: without a column) float32."""
 
     columns: dict[str, Tokens]
     labels: np.ndarray
+    weights: np.ndarray | None
 
     @classmethod
-    def of(cls, parsed: Parsed, columns: list[str]) -> "Portion":
-        assert parsed.labels is not None
-        return cls({name: _small(parsed.columns[name]) for name in columns}, parsed.labels)
+    def of(cls, chunk: Chunk, columns: Sequence[str]) -> "Portion":
+        assert chunk.labels is not None
+        return cls({name: _small(chunk.columns[name]) for name in columns}, chunk.labels, chunk.weights)
 
     def save(self, path: pathlib.Path) -> None:
         with open(path, "wb") as file:

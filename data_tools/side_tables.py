@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from data_tools.errors import DataError
 from data_tools.formats.base import SideTable
-from data_tools.formats.reader import open_rows
+from data_tools.formats.rows import open_rows
 from data_tools.vocab import escape, unescape
 from dist_fm.data.schema import Schema
 
@@ -23,19 +23,29 @@ class Attributes:
 
     @classmethod
     def read(cls, table: SideTable, path: str) -> "Attributes":
-        """The attributes of ``table`` in a raw file; raises ``DataError`` for a bad row or a key that occurs twice."""
+        """The attributes of ``table`` in a raw file; raises ``DataError`` for a bad row or a key that occurs twice.
+
+        Of a table that gathers, a key's cells are those of all its lines, joined.
+        """
         key, *columns = (column.name for column in table.layout.columns)
-        cells: dict[str, Sequence[str]] = {}
+        rows_of: dict[str, list[Sequence[str]]] = {}
         for chunk in open_rows(table.layout, path, for_prediction=True):
             if chunk.bad:
                 raise DataError(f"{path}:{chunk.bad[0].line}: {chunk.bad[0].reason}")
             found = [chunk.columns[name] for name in (key, *columns)]
             rows = zip(*([part.values[code] for code in part.codes.tolist()] for part in found), strict=True)
             for line, (name, *attributes) in zip(chunk.lines.tolist(), rows, strict=True):
-                if name in cells:
+                if name in rows_of and table.gather is None:
                     raise DataError(f"{path}:{line}: {key} {name!r} is there twice")
-                cells[name] = attributes
-        return cls(columns, cells)
+                if table.gather is not None and any(table.gather in cell for cell in attributes):
+                    raise DataError(
+                        f"{path}:{line}: a cell holds {table.gather!r}, which separates the entries of a list"
+                    )
+                rows_of.setdefault(name, []).append(attributes)
+        join = table.gather or ""
+        return cls(
+            columns, {key: [join.join(cells) for cells in zip(*own, strict=True)] for key, own in rows_of.items()}
+        )
 
     def take(self, column: str, keys: Sequence[str]) -> list[str]:
         """The cell of ``column`` for each key; empty for one that is not there."""

@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
+from data_tools.coding import columns_of
 from data_tools.counting import NumberCounter, TokenCounter, count_tokens
 from data_tools.formats.base import FieldSpec
+from data_tools.numeric import parse_integer
 from data_tools.transforms import EMPTY_BIN, cell_numbers, cell_tokens, is_plain
 from dist_fm.data.schema import Field
 
@@ -81,7 +84,7 @@ class IdSummary:
 
     def look(self, cells_of: CellsOf) -> int:
         cells, _ = cells_of(self.field)
-        return max((int(cell) for cell in cells if cell.isdecimal()), default=-1)
+        return max((number for cell in cells if (number := parse_integer(cell)) is not None), default=-1)
 
     def add(self, seen: int) -> None:
         self.largest = max(self.largest, seen)
@@ -90,6 +93,42 @@ class IdSummary:
     def rows(self) -> int:
         """Table rows for raw ids 0 to the largest, each shifted by ``add``, and the unseen."""
         return self.largest + self.field.transform["add"] + 1
+
+
+class DistinctSummary:
+    """About how many values training rows hold in each of ``fields``; exactly, where they are fewer than ``SKETCH``.
+
+    Of their hashes the smallest are kept: K of them below the share x of all hashes mean about K / x values (Bar-Yossef
+    et al. 2002). The standard error is 1.6 %.
+    """
+
+    SKETCH = 4096
+
+    def __init__(self, fields: Sequence[FieldSpec | Field]):
+        self._fields = [field for field in fields if len(columns_of(field)) == 1]
+        self._smallest = {field.name: np.zeros(0, np.uint64) for field in self._fields}
+
+    def look(self, cells_of: CellsOf) -> list[np.ndarray]:
+        return [self._hashes(field, cells_of(field)[0]) for field in self._fields]
+
+    def add(self, seen: list[np.ndarray]) -> None:
+        for (name, held), more in zip(self._smallest.items(), seen, strict=True):
+            self._smallest[name] = np.union1d(held, more)[: self.SKETCH]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """By field."""
+        return {name: self._count(hashes) for name, hashes in self._smallest.items()}
+
+    def _hashes(self, field: FieldSpec | Field, cells: Sequence[str]) -> np.ndarray:
+        if not is_plain(field.transform) and "split" not in field.transform:
+            cells = [str(token) for tokens in cell_tokens(field.transform, cells) for token in tokens]
+        return np.unique(pd.util.hash_array(np.array(cells, object), categorize=False))[: self.SKETCH]
+
+    def _count(self, smallest: np.ndarray) -> int:
+        if len(smallest) < self.SKETCH:
+            return len(smallest)
+        return round((len(smallest) - 1) * 2.0**64 / float(smallest[-1]))
 
 
 def keep_within(memory_bytes: int, summaries: Sequence[Summary]) -> None:

@@ -40,8 +40,8 @@ class Tokens:
         """The strings themselves, object [N]."""
         return np.array(list(self.values), object)[self.codes]
 
-    def select(self, rows: np.ndarray) -> "Tokens":
-        """The column at ``rows`` (indices or a mask), with all its ``values``."""
+    def select(self, rows: np.ndarray | slice) -> "Tokens":
+        """The column at ``rows`` (indices, a mask or a slice), with all its ``values``."""
         return Tokens(self.codes[rows], self.values)
 
 

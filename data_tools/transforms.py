@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.errors import DataError, unknown
-from data_tools.numeric import log_squared_bin, parse_integer, parse_number
+from data_tools.numeric import MAX_NUMBER, log_squared_bin, parse_integer, parse_number
 
 EMPTY_BIN = "NULL"  # an empty cell of a binned field: a value of its own
 POOLS = ("mean", "sum", "none")
@@ -123,8 +123,9 @@ def _reduced(transform: Mapping[str, Any], cell: str, separator: str) -> float |
 
 
 def scaled(transform: Mapping[str, Any], numbers: np.ndarray) -> np.ndarray:
-    """``numbers`` less ``shift``, over ``divide``: float32 [U]."""
-    return ((numbers - transform.get("shift", 0.0)) / transform.get("divide", 1.0)).astype(np.float32)
+    """``numbers`` less ``shift``, over ``divide``: float32 [U], never infinite."""
+    scaled = (numbers - transform.get("shift", 0.0)) / transform.get("divide", 1.0)
+    return np.clip(scaled, -MAX_NUMBER, MAX_NUMBER).astype(np.float32)
 
 
 def fit_scale(how: str, numbers: np.ndarray, counts: np.ndarray) -> dict[str, float]:

@@ -85,7 +85,8 @@ def _check_split(directory: pathlib.Path, split: str, schema: Schema, manifest: 
 
 
 def _check_rows(rows: np.ndarray, layout: RecordLayout, schema: Schema) -> Iterator[str]:
-    """Ids must be rows of their slot's field, labels what the label rule gives; values tell which entries are there."""
+    """Ids must be rows of their slot's field, labels what the label rule gives, values, weights and groups
+    numbers; values tell which entries of an unpooled list are there."""
     first = schema.slot_offsets
     last = first + np.array([field.rows for field in schema.fields], np.int32)[schema.slot_fields] - 1
     ids = layout.ids(rows)
@@ -102,6 +103,15 @@ def _check_rows(rows: np.ndarray, layout: RecordLayout, schema: Schema) -> Itera
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         yield f"row {row}: label {labels[row]} is not {'0 or 1' if schema.label.is_binary else 'a number'}"
+    values = layout.values(rows)
+    if values is not None:
+        for row, slot in np.argwhere(~np.isfinite(values))[:1].tolist():
+            name = schema.fields[schema.slot_fields[slot]].name
+            yield f"row {row}: value {values[row, slot]} of field {name!r} is not a number"
+    for name, numbers in (("weight", layout.weights(rows)), ("group", layout.groups(rows))):
+        if numbers is not None:
+            for row in np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0)))[:1].tolist():
+                yield f"row {row}: {name} {numbers[row]} is not a number from 0 on"
 
 
 def _may_be_empty(field: Field) -> bool:

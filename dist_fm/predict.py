@@ -2,9 +2,10 @@
 
 python -m dist_fm.predict --run=DIR --input=raw.csv --output=scores.csv [--keep=user,item] [--devices=N]
 
-The input has the rows of the training format, label optional: with a header it is matched by name, in any order, and
-extra columns are ignored. The output has a line a row, `row,score`: the row's number from 0, and its probability (or
-rating). A row that cannot be read gets an empty score and a line in OUTPUT.errors. Needs no data set.
+The input has the rows of the training format, as text or as parquet, label optional: with a header it is matched by
+name, in any order, and extra columns are ignored. The output has a line a row, `row,score`: the row's number from 0,
+and its probability (or rating). A row that cannot be read gets an empty score and a line in OUTPUT.errors. Needs no
+data set.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from data_tools.encode import Encoder
-from data_tools.formats.reader import Chunk, open_rows
+from data_tools.formats import Chunk, open_rows
 from data_tools.progress import Progress
 from dist_fm.command import run_command
 from dist_fm.data.source import EvalSource, MemoryStore
@@ -79,7 +80,8 @@ def _lines(chunk: Chunk, scores: np.ndarray, kept: Sequence[np.ndarray]) -> Iter
             yield [row, *cells]
         return
     empty = [""] * (1 + len(kept))
-    merged = sorted([*((line, cells) for line, *cells in good), *((bad.line, empty) for bad in chunk.bad)])
+    merged = [*((line, cells) for line, *cells in good), *((bad.line, empty) for bad in chunk.bad)]
+    merged.sort(key=lambda found: found[0])  # rows of one line stay in their order
     for row, (_, cells) in enumerate(merged, chunk.first_row):
         yield [row, *cells]
 

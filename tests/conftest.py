@@ -108,6 +108,26 @@ def host_batch(schema: Schema, size: int, padded: int, seed: int = 0) -> dict[st
     return batch
 
 
+def pooled_rows(schema: Schema, words: np.ndarray):
+    """What a model receives of the records ``words`` [N, words]: its field rows [N, F, K], and the table [R, K]."""
+    from dist_fm.data.source import EvalSource, MemoryStore
+
+    engine = make_engine("fm", schema=schema, sections={"model": {"name": "fm", "embed_dim": 3}})
+    table = engine.init().table
+    batch = engine.prepare(EvalSource(MemoryStore(words), schema, len(words), padded_size=len(words))[0])
+    lookup = engine.lookup
+
+    @jax.jit
+    def receive(table, batch):
+        touched = lookup.read(table, lookup.requests(batch.unique))
+        rows = lookup.rows(touched, batch.inverse, batch.values, schema.slot_fields)
+        return rows.map(lambda rows, network, samples: rows["factors"])
+
+    factors = engine.layout.slices["factors"]
+    logical = np.asarray(table)[engine.spec.physical(np.arange(schema.num_rows))]
+    return np.asarray(receive(table, engine.place(batch))), logical[:, factors]
+
+
 def weights(run):
     """Step and arrays of the last checkpoint, as bytes by name: bit-equal runs have equal ones."""
     import orbax.checkpoint as ocp

@@ -74,7 +74,7 @@ buckets = 1000
 """
 
 
-def eleme_rows(count, seed=0):
+def eleme_rows(count, seed=0, longest=60):
     rng = np.random.default_rng(seed)
     numbers = {"gender", "avg_price", "is_supervip", "ctr_30", "ord_30", "total_amt_30", "hours"}
     cell = lambda name: (
@@ -86,7 +86,7 @@ def eleme_rows(count, seed=0):
         if name == "clicked":
             return str(rng.integers(0, 2))
         if name.endswith("_list"):
-            return ";".join(entry(name) for _ in range(rng.integers(0, 60)))
+            return ";".join(entry(name) for _ in range(rng.integers(0, longest)))
         return cell(name) if rng.random() < 0.9 else ""
 
     return "".join(",".join(value(name) for name in COLUMNS) + "\n" for _ in range(count))

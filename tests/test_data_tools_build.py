@@ -331,13 +331,3 @@ def _torchfm_token(cell):
         return "NULL"
     value = int(cell)
     return str(int(math.log(value) ** 2)) if value > 2 else str(value - 2)
-
-
-def test_real_movielens(tmp_path, shared):
-    data = shared / "data"
-    for name, file, rows in (
-        ("movielens-100k", "ml-100k/u.data", 100_000),
-        ("movielens-csv", "ml-latest-small/ratings.csv", 100_836),
-    ):
-        manifest = make(data / file, tmp_path / name, format=name)
-        assert (manifest.rows_in, manifest.rows_quarantined) == (rows, 0) and verify(tmp_path / name) == []

@@ -1,6 +1,7 @@
 """Kinds of fields: what the cells of a raw file become in the records, through build-lmdb, and back by the encoder."""
 
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from data_tools.build import build
 from data_tools.encode import Encoder
 from data_tools.errors import DataError
 from data_tools.formats import get_format, open_rows
+from data_tools.numeric import parse_number
 from data_tools.plan import BuildOptions
+from data_tools.transforms import cell_numbers, scaled
 from data_tools.verify import verify
 from dist_fm.data.schema import EMPTY, read_schema
 from dist_fm.data.store import BlockStore
@@ -116,6 +119,50 @@ def test_a_wrong_description_is_refused_by_name(change, words, built, tmp_path):
         build(BuildOptions("csv", str(tmp_path / "set"), rows, schema=str(tmp_path / "schema.toml")))
     assert all(word in str(error.value) for word in words), str(error.value)
     assert not (tmp_path / "set").exists()
+
+
+def test_numbers_stay_within_float32():
+    far = scaled({"shift": 1e30, "divide": 1e-30}, np.array([1e35, -1e35]))
+    assert np.isfinite(far).all() and far[0] == -far[1] == np.finfo(np.float32).max
+    numbers, empty = cell_numbers({"split": ";", "reduce": "sum"}, ["3e38;3e38", "1e39;2", "1e39"])
+    assert np.isfinite(scaled({}, numbers)).all() and numbers[1] == 2 and empty.tolist() == [False, False, True]
+    assert [parse_number(text) for text in ("3.4e38", "3.5e38", "-1e39")] == [3.4e38, None, None]
+
+
+def described(tmp_path, text, schema):
+    (tmp_path / "rows").write_text(text)
+    (tmp_path / "s.toml").write_text('label = "y"\n' + schema)
+    inputs = (str(tmp_path / "rows"),)
+    build(BuildOptions("csv", str(tmp_path / "set"), inputs, split="none", schema=str(tmp_path / "s.toml")))
+    encoder = Encoder.from_directory(tmp_path / "set")
+    with BlockStore(tmp_path / "set" / "train.lmdb") as store:
+        return encoder.decode(store.layout.ids(store.slice(0, store.rows)))
+
+
+def test_ids_as_they_are_must_fit_a_table(tmp_path):
+    schema = '[[field]]\nname = "a"\nkind = "id"\n[[field]]\nname = "b"\nkind = "id"\n'
+    rows = described(tmp_path, "y,a,b\n1,7.0,-5\n0,0,-6\n1,x,-7\n", schema)
+    assert rows == [["7", "-1"], ["0", "-1"], ["-1", "-1"]]  # -1: unseen
+    assert [field.rows for field in read_schema(tmp_path / "set").fields] == [9, 1]
+    with pytest.raises(DataError, match="field 'b' has 2,147,483,647 table rows, 2,147,483,649 with .* kind hash"):
+        (tmp_path / "b").mkdir()
+        described(tmp_path / "b", "y,a,b\n1,0,2147483645\n", schema)
+
+
+@pytest.mark.parametrize("delimiter", ["¦", "||", ";", " "])
+def test_any_text_may_delimit_cells(delimiter, tmp_path):
+    text = "y,a,b\n1,é,x\n0,,¤\n".replace(",", delimiter)
+    schema = f'delimiter = "{delimiter}"\n[[field]]\nname = "a"\n[[field]]\nname = "b"\n'
+    assert described(tmp_path, text, schema) == [["é", "x"], ["", "¤"]]
+
+
+def test_the_description_in_the_readme_can_be_used(tmp_path):
+    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "s.toml").write_text(readme.split("```toml\n")[1].split("```")[0])
+    for kind in ("csv", "tsv", "parquet"):
+        found = get_format(kind, str(tmp_path / "s.toml"))
+        assert {spec.kind for spec in found.fields} == {"categorical", "numeric", "binned", "sequence"}
+        assert (found.layout.timestamp, found.layout.weight, found.layout.group) == ("time", "seconds", "session")
 
 
 def test_csv_needs_a_description_and_others_take_none():

@@ -1,5 +1,7 @@
 """Side tables of users and films; yesterday's vocabularies for today's log."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from raw_logs import ROWS
@@ -61,6 +63,48 @@ def test_side_tables_that_cannot_be_used_are_refused(movies, tmp_path):
     with pytest.raises(DataError, match="users.dat:4: 2 columns instead of 5"):
         build(movies)
     assert not (tmp_path / "set").exists()
+
+
+KMRD = {
+    "movies": "movie\ttitle\ttitle_eng\tyear\tgrade\n7\t시네마 천국\tCinema Paradiso , 1988\t2013\tPG\n8\tX\tY\t\t\n",
+    "genres": "movie,genre\n7,Drama\n8,SF\n7,Love/Romance\n",
+    "countries": "movie,country\n7,IT\n7,FR\n",
+    "castings": "movie,people,order,leading\n7,90,1,1\n" + "".join(f"8,{n},{n},0\n" for n in range(12)),
+}
+
+
+def kmrd(tmp_path, names=tuple(KMRD)):
+    for name, text in KMRD.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "rates.csv").write_text("user,movie,rate,time\n0,7,10,5\n0,8,3,6\n1,9,10,7\n")
+    tables = tuple((name, str(tmp_path / name)) for name in names)
+    return BuildOptions("kmrd", str(tmp_path / "set"), (str(tmp_path / "rates.csv"),), split="none", tables=tables)
+
+
+def test_films_of_kmrd_have_what_any_of_its_tables_say(tmp_path):
+    build(kmrd(tmp_path), say=lambda _: None)
+    assert verify(tmp_path / "set") == []
+    encoder = Encoder.from_directory(tmp_path / "set")
+    with BlockStore(tmp_path / "set" / "train.lmdb") as store:
+        rows = encoder.decode(store.layout.ids(store.slice(0, 3)), store.layout.values(store.slice(0, 3)))
+    assert [row[2:] for row in rows] == [
+        ["2013", "PG", "Drama|Love/Romance", "IT|FR", "90"],  # genres in the order of the lines
+        ["", "", "SF", "", "0|1|2|3|4|5|6|7|8|9"],  # the first ten of the cast
+        ["", "", "", "", ""],
+    ]
+    build(dataclasses.replace(kmrd(tmp_path, ("genres",)), overwrite=True), say=lambda _: None)
+    assert [field.name for field in read_schema(tmp_path / "set").fields] == ["user", "movie", "genres"]
+
+
+def test_tables_of_kmrd_that_cannot_be_used(tmp_path):
+    options = kmrd(tmp_path)
+    (tmp_path / "genres").write_text(KMRD["genres"] + "8,a|b\n")
+    with pytest.raises(DataError, match=r"genres:5: a cell holds '\|', which separates the entries of a list"):
+        build(options)
+    (tmp_path / "genres").write_text(KMRD["genres"])
+    (tmp_path / "movies").write_text(KMRD["movies"] + "7\tagain\t\t\t\n")
+    with pytest.raises(DataError, match="movies:4: movie '7' is there twice"):
+        build(options)
 
 
 def day(path, users, **options):

@@ -103,7 +103,7 @@ def test_data_tools_runs_where_jax_is_not_installed(tmp_path):
     raw.write_text("".join(f"{i % 7}\t{i % 5}\t{1 + i % 5}\t{i}\n" for i in range(100)))
     blocked = (
         "import sys\n"
-        "for name in ('jax', 'flax', 'optax', 'orbax', 'grain'): sys.modules[name] = None\n"
+        "for name in ('jax', 'flax', 'optax', 'orbax', 'grain', 'pyarrow'): sys.modules[name] = None\n"
         "from data_tools.cli import main\n"
         f"sys.exit(main(['build-lmdb', '--format=movielens-100k', '--input={raw}', '--output={tmp_path}/d']))\n"
     )

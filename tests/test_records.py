@@ -14,13 +14,15 @@ def example(layout, rows=50, seed=0):
         "ids": rng.integers(EMPTY, 2**31 - 1, (rows, layout.slots)).astype("i4"),
         "values": rng.normal(size=(rows, layout.slots)).astype("f4") if layout.has_values else None,
         "weights": rng.random(rows).astype("f4") if layout.has_weights else None,
+        "groups": rng.integers(0, 2**31 - 1, rows).astype("i4") if layout.has_groups else None,
     }
 
 
 @pytest.mark.parametrize("has_values", [False, True])
 @pytest.mark.parametrize("has_weights", [False, True])
-def test_pack_and_read_back(has_values, has_weights):
-    layout = RecordLayout(3, has_values, has_weights)
+@pytest.mark.parametrize("has_groups", [False, True])
+def test_pack_and_read_back(has_values, has_weights, has_groups):
+    layout = RecordLayout(3, has_values, has_weights, has_groups)
     given = example(layout)
     rows = layout.pack(**given)
     assert rows.dtype == np.int32 and rows.shape == (50, layout.words)
@@ -34,10 +36,10 @@ def test_pack_and_read_back(has_values, has_weights):
 
 
 def test_the_words_of_a_row_are_in_the_documented_order():
-    layout = RecordLayout(2, has_values=True, has_weights=True)
-    rows = layout.pack(np.float32([1]), np.int32([[7, EMPTY]]), np.float32([[0.5, 0]]), np.float32([2]))
+    layout = RecordLayout(2, has_values=True, has_weights=True, has_groups=True)
+    rows = layout.pack(np.float32([1]), np.int32([[7, EMPTY]]), np.float32([[0.5, 0]]), np.float32([2]), np.int32([9]))
     expected = (
-        np.array([1, 2], "<f4").tobytes() + np.array([7, -1], "<i4").tobytes() + np.array([0.5, 0], "<f4").tobytes()
+        np.array([1, 2], "<f4").tobytes() + np.array([9, 7, -1], "<i4").tobytes() + np.array([0.5, 0], "<f4").tobytes()
     )
     assert rows.tobytes() == expected
 

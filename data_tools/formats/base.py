@@ -6,20 +6,23 @@ from typing import Any
 
 from dist_fm.data.schema import Label
 
-TYPES = ("token", "integer", "number")
+TYPES = ("token", "integer", "number", "id")
+MAX_ID = 2**31 - 2  # with one more for the unseen row, ids fit int32
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
     """A column of a raw file. A filled cell must be of its ``type``; ``required``: no cell of it may be empty.
 
-    ``header`` is the column's name in the header line that files of the format have, if they have one.
+    ``header`` is the column's name in the header line that files of the format have, if they have one. ``split`` is
+    what separates the entries of a list in it: a file that has lists, as parquet does, gives them joined by it.
     """
 
     name: str
     type: str = "token"
     required: bool = False
     header: str | None = None
+    split: str | None = None
 
     def __post_init__(self):
         if self.type not in TYPES:
@@ -28,11 +31,13 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class TextLayout:
-    """How the rows of a delimited text file are laid out. A schema keeps it as its ``source``, for prediction.
+    """How the rows of a raw file are laid out. A schema keeps it as its ``source``, for prediction.
 
     A file whose first line holds any column's ``name`` or ``header`` is read by those names, in any order, with
-    whatever delimiter that line uses; any other file has ``columns`` in their order. ``delimiter`` is one character
-    or ``::``. ``label`` and ``timestamp`` name columns that rows to predict may lack.
+    whatever delimiter that line uses; any other file has ``columns`` in their order. ``label``, ``timestamp``,
+    ``weight`` (what a row counts in loss and metrics) and ``group`` (rows that belong together) name columns that rows
+    to predict may lack, unless they are among the ``features``, which fields read. ``reader`` is ``text``, or ``ncf``
+    (see ``ncf.py``).
     """
 
     format: str
@@ -41,6 +46,15 @@ class TextLayout:
     label: str | None = None
     timestamp: str | None = None
     needs_header: bool = False  # its files name their columns: ``columns`` has no order
+    weight: str | None = None
+    group: str | None = None
+    features: tuple[str, ...] = ()
+    reader: str = "text"
+
+    @property
+    def optional(self) -> set[str]:
+        """The columns that rows to predict may lack."""
+        return {name for name in (self.label, self.timestamp, self.weight, self.group) if name} - {*self.features}
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "columns": [dataclasses.asdict(column) for column in self.columns]}
@@ -49,7 +63,8 @@ class TextLayout:
     def from_json(cls, about: "Mapping[str, Any] | TextLayout") -> "TextLayout":
         if isinstance(about, TextLayout):
             return about
-        return cls(**{**about, "columns": tuple(Column(**column) for column in about["columns"])})
+        columns = tuple(Column(**column) for column in about["columns"])
+        return cls(**{**about, "columns": columns, "features": tuple(about.get("features", ()))})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +93,17 @@ class FieldSpec:
 
 @dataclasses.dataclass(frozen=True)
 class SideTable:
-    """A file of attributes: its first column is the key, which rows have as column ``key``; ``fields`` by ``take``."""
+    """A file of attributes: its first column is the key, which rows have as column ``key``; ``fields`` by ``take``.
+
+    With ``gather`` a key may have many lines: its cells are lists, joined by ``gather`` in the order of the lines.
+    """
 
     name: str
     about: str
     key: str
     layout: TextLayout
     fields: tuple[FieldSpec, ...]
+    gather: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

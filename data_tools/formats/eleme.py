@@ -45,7 +45,12 @@ FORMATS = (
             "ele-me",
             ",",
             tuple(
-                Column(name, "number" if name in ("clicked", "hours", *_NUMBERS) else "token", name == "clicked")
+                Column(
+                    name,
+                    "number" if name in ("clicked", "hours", *_NUMBERS) else "token",
+                    required=name == "clicked",
+                    split=";" if name.endswith("_list") else None,
+                )
                 for name in COLUMNS
             ),
             label="clicked",

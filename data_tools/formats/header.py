@@ -3,6 +3,7 @@
 import collections
 import csv
 import dataclasses
+from collections.abc import Sequence
 
 from data_tools.errors import DataError
 from data_tools.formats.base import TextLayout
@@ -26,25 +27,41 @@ def find_columns(
     """The ``FileColumns`` of a file that begins with ``text`` (whole lines).
 
     ``keep`` are further columns to find. Raises ``DataError`` naming a column that is needed and missing, and the
-    columns found. Rows to predict may lack the label and the timestamp, rows to train on the timestamp.
+    columns found.
     """
     lines = [line for line in text.lstrip(b"\n").split(b"\n", _SNIFFED_LINES)[:_SNIFFED_LINES] if line]
     first = lines[0].decode("utf-8", "backslashreplace")
-    optional = {layout.timestamp, layout.label} if for_prediction else {layout.timestamp}
-    needed = [column.name for column in layout.columns if column.name not in optional] + list(keep)
     header = _header(first, layout)
     if header is not None:
         delimiter, cells = header
-        positions = _positions(cells, layout, keep, where)
-        has_header, width = True, len(cells)
-    elif layout.needs_header:
+        positions = match_names(cells, layout, where=where, for_prediction=for_prediction, keep=keep)
+        return FileColumns(delimiter, len(cells), positions, has_header=True)
+    if layout.needs_header:
         every = ", ".join(column.name for column in layout.columns)
         raise DataError(f"{where}: the first line names no column of {layout.format} ({every}): {first[:80]!r}")
-    else:
-        delimiter, names = _without_header(lines, layout, for_prediction, where)
-        positions = {name: position for position, name in enumerate(names)}
-        has_header, width = False, len(names)
-        cells = list(names)
+    delimiter, names = _without_header(lines, layout, for_prediction, where)
+    positions = match_names(names, layout, where=where, for_prediction=for_prediction, keep=keep)
+    return FileColumns(delimiter, len(names), positions, has_header=False)
+
+
+def match_names(
+    cells: Sequence[str], layout: TextLayout, *, where: str, for_prediction: bool, keep: tuple[str, ...] = ()
+) -> dict[str, int]:
+    """The position of each column of ``layout``, and of ``keep``, among the names ``cells`` that a file gives.
+
+    Rows to predict may lack the layout's optional columns, rows to train on the timestamp. Raises ``DataError``.
+    """
+    positions: dict[str, int] = {}
+    names = {name: column.name for column in layout.columns for name in (column.header, column.name) if name}
+    names |= {name: name for name in keep if name not in names}
+    for position, cell in enumerate(cells):
+        name = names.get(cell)
+        if name in positions:
+            raise DataError(f"{where}: the column {name!r} is there twice; columns found: {', '.join(cells)}")
+        if name is not None:
+            positions[name] = position
+    optional = layout.optional if for_prediction else {layout.timestamp}
+    needed = [column.name for column in layout.columns if column.name not in optional] + list(keep)
     missing = [name for name in needed if name not in positions]
     if missing:
         aliases = {column.name: f" (or {column.header!r})" for column in layout.columns if column.header}
@@ -52,11 +69,14 @@ def find_columns(
             f"{where}: there is no column {missing[0]!r}{aliases.get(missing[0], '')}; "
             f"columns found: {', '.join(cells)}"
         )
-    return FileColumns(delimiter, width, positions, has_header)
+    return positions
 
 
 def split_line(line: str, delimiter: str) -> list[str]:
-    cells = next(csv.reader([line]), []) if delimiter == "," else line.split(delimiter)
+    try:
+        cells = next(csv.reader([line]), []) if delimiter == "," else line.split(delimiter)
+    except csv.Error:  # a cell is too long
+        cells = [line]
     return [cell.strip() for cell in cells]
 
 
@@ -67,24 +87,13 @@ def _header(line: str, layout: TextLayout) -> tuple[str, list[str]] | None:
     best = max(options, key=lambda option: sum(cell in known for cell in option[1]))
     if any(cell in known for cell in best[1]):
         return best
+    if not any(column.required and column.type != "token" for column in layout.columns):
+        return None
     # Without a known name, a line of words alone is still no data: ids and labels have digits.
     widest = max(options, key=lambda option: len(option[1]))
     if len(widest[1]) > 1 and all(cell[:1].isalpha() and not any(map(str.isdigit, cell)) for cell in widest[1]):
         return widest
     return None
-
-
-def _positions(cells: list[str], layout: TextLayout, keep: tuple[str, ...], where: str) -> dict[str, int]:
-    positions: dict[str, int] = {}
-    names = {name: column.name for column in layout.columns for name in (column.header, column.name) if name}
-    names |= {name: name for name in keep if name not in names}
-    for position, cell in enumerate(cells):
-        name = names.get(cell)
-        if name in positions:
-            raise DataError(f"{where}: the column {name!r} is there twice; columns found: {', '.join(cells)}")
-        if name is not None:
-            positions[name] = position
-    return positions
 
 
 def _without_header(
@@ -94,7 +103,8 @@ def _without_header(
     every = tuple(column.name for column in layout.columns)
     if not for_prediction:
         return layout.delimiter, every
-    absences: list[set] = [set(), {layout.timestamp}, {layout.label}, {layout.label, layout.timestamp}]
+    both = {layout.label, layout.timestamp}
+    absences: list[set] = [set(), {layout.timestamp}, {layout.label}, both, layout.optional - both, layout.optional]
     shapes: dict[int, tuple[str, ...]] = {}
     for absent in absences:
         names = tuple(name for name in every if name not in absent)

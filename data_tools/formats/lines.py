@@ -55,7 +55,7 @@ class Cells:
 
 
 def find_cells(text: bytes, delimiter: str, width: int) -> Cells:
-    """Cuts whole lines at ``delimiter`` (one character or ``::``); lines without ``width`` cells are bad.
+    """Cuts whole lines at ``delimiter``; lines without ``width`` cells are bad.
 
     With a comma, cells may be quoted as in CSV, but not hold line breaks.
     """
@@ -98,7 +98,7 @@ def _is_even(data: np.ndarray, ends: np.ndarray, width: int) -> bool:
 
 def _one_byte_delimiter(text: bytes, delimiter: str) -> tuple[bytes, int]:
     """The text with one byte for its delimiter, and that byte. What held a stand-in before now holds a NUL."""
-    if len(delimiter) == 1 and delimiter != ",":
+    if len(delimiter.encode()) == 1 and delimiter != ",":
         return text, ord(delimiter)
     text = text.replace(_UNIT, b"\0")
     if delimiter != ",":

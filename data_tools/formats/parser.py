@@ -4,13 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from data_tools.formats.base import Column, TextLayout
+from data_tools.formats.checks import RowChecks
 from data_tools.formats.header import FileColumns
 from data_tools.formats.lines import Cells, find_cells
-from data_tools.labels import label_value
-from data_tools.numeric import parse_integer, parse_number
 from data_tools.tokens import Tokens
-from dist_fm.data.schema import Label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,33 +20,66 @@ class BadRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class Parsed:
-    """What one piece of a file holds, before it is known where its rows are counted from."""
+class Chunk:
+    """Consecutive rows of a file. Rows are counted from 0 over good and bad ones; N good rows.
 
+    ``lines`` int64 [N] are their line numbers, ascending, so that ``bad`` rows can be put back between them.
+    ``labels`` float32 [N], ``times`` int64 [N] and ``weights`` float32 [N] only when reading to train (times and
+    weights if the file has them).
+    """
+
+    first_row: int
     lines: np.ndarray
     columns: dict[str, Tokens]
     bad: list[BadRow]
-    empty: np.ndarray  # numbers of the empty lines, int64
-    last_filled: int  # number of the last line that is not empty, 0 if there is none
     num_bytes: int
-    labels: np.ndarray | None
-    times: np.ndarray | None
+    labels: np.ndarray | None = None
+    times: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Good and bad rows."""
+        return len(self.lines) + len(self.bad)
+
+    def select(self, rows: np.ndarray | slice) -> "Chunk":
+        """The chunk with its good rows at ``rows`` (indices, a mask or a slice) alone; bad ones are kept."""
+        return dataclasses.replace(
+            self,
+            lines=self.lines[rows],
+            columns={name: column.select(rows) for name, column in self.columns.items()},
+            labels=None if self.labels is None else self.labels[rows],
+            times=None if self.times is None else self.times[rows],
+            weights=None if self.weights is None else self.weights[rows],
+        )
 
 
+def checked_chunk(
+    checks: RowChecks, first_row: int, lines: np.ndarray, columns: dict[str, Tokens], bad: list[BadRow], num_bytes: int
+) -> Chunk:
+    """A chunk of rows that passed ``checks``, with the labels, times and weights they give."""
+    labels = checks.labels(columns, len(lines))
+    return Chunk(first_row, lines, columns, bad, num_bytes, labels, checks.times(columns), checks.weights(columns))
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """What one piece of a file holds, before it is known where its rows are counted from and if they go on behind it.
+
+    ``empty`` int64 are the numbers of its empty lines, ``last_filled`` that of the last other one, 0 if there is none.
+    """
+
+    chunk: Chunk
+    empty: np.ndarray
+    last_filled: int
+
+
+@dataclasses.dataclass(frozen=True)
 class RowParser:
-    """Makes rows of lines whose columns are known. ``label`` is the rule that labels must obey, None to predict."""
+    """Makes rows of lines whose columns are known."""
 
-    def __init__(self, layout: TextLayout, columns: FileColumns, label: Label | None):
-        self.columns, self.label = columns, label
-        has_times = label is not None and layout.timestamp in columns.positions
-        self.timestamp = layout.timestamp if has_times else None
-        self._checks: dict[str, CellCheck] = {}
-        for column in layout.columns:
-            if label is None:
-                column = dataclasses.replace(column, required=False)
-            unchecked = label is None and column.name in (layout.label, layout.timestamp)
-            if column.name in columns.positions and not unchecked and (column.required or column.type != "token"):
-                self._checks[column.name] = CellCheck(column, label)
+    columns: FileColumns
+    checks: RowChecks
 
     def parse(self, text: bytes, first_line: int) -> Parsed:
         """The rows of ``text``, whole lines of which the first has the number ``first_line``."""
@@ -57,58 +87,16 @@ class RowParser:
         columns = {name: cells.column(position) for name, position in self.columns.positions.items()}
         lines = cells.lines + first_line
         reasons = {line + first_line: reason for line, reason in cells.bad.items()}
-        good = np.ones(len(lines), bool)
-        for name, check in self._checks.items():
-            for row, reason in _failures(columns[name], check, good):
-                reasons[int(lines[row])] = reason
-                good[row] = False
-        if not good.all():
+        failures = self.checks.failures(columns, len(lines))
+        if failures:
+            reasons |= {int(lines[row]): reason for row, reason in failures.items()}
+            good = np.ones(len(lines), bool)
+            good[list(failures)] = False
             lines = lines[good]
             columns = {name: column.select(good) for name, column in columns.items()}
-        return Parsed(
-            lines,
-            columns,
-            _bad_rows(reasons, text, first_line) if reasons else [],
-            cells.empty + first_line,
-            _last_filled(cells, first_line),
-            len(text),
-            self._labels(columns),
-            self._times(columns),
-        )
-
-    def _labels(self, columns: dict[str, Tokens]) -> np.ndarray | None:
-        if self.label is None:
-            return None
-        tokens = columns[self.label.column]
-        found = [label_value(self.label, value) for value in tokens.values]
-        return np.array([np.nan if isinstance(value, str) else value for value in found], np.float32)[tokens.codes]
-
-    def _times(self, columns: dict[str, Tokens]) -> np.ndarray | None:
-        if self.timestamp is None:
-            return None
-        tokens = columns[self.timestamp]
-        return np.array([parse_integer(value) or 0 for value in tokens.values], np.int64)[tokens.codes]
-
-
-@dataclasses.dataclass(frozen=True)
-class CellCheck:
-    """Says what is wrong with a cell of ``column``, or None."""
-
-    column: Column
-    label: Label | None
-
-    def __call__(self, value: str) -> str | None:
-        column, label = self.column, self.label
-        if label is not None and label.column == column.name:
-            found = label_value(label, value)
-            return found if isinstance(found, str) else None
-        if not value:
-            return f"{column.name} is empty" if column.required else None
-        if column.type == "integer" and parse_integer(value) is None:
-            return f"{column.name} {value!r} is not an integer"
-        if column.type == "number" and parse_number(value) is None:
-            return f"{column.name} {value!r} is not a number"
-        return None
+        bad = _bad_rows(reasons, text, first_line) if reasons else []
+        chunk = checked_chunk(self.checks, 0, lines, columns, bad, len(text))
+        return Parsed(chunk, cells.empty + first_line, _last_filled(cells, first_line))
 
 
 def _last_filled(cells: Cells, first_line: int) -> int:
@@ -116,15 +104,6 @@ def _last_filled(cells: Cells, first_line: int) -> int:
         return first_line + cells.num_lines - 1
     filled = np.setdiff1d(np.arange(cells.num_lines), cells.empty)
     return first_line + int(filled[-1]) if len(filled) else 0
-
-
-def _failures(tokens: Tokens, check: CellCheck, among: np.ndarray) -> list[tuple[int, str]]:
-    """The rows, ``among`` a mask, that fail ``check``, each with the reason."""
-    reasons = [check(value) for value in tokens.values]
-    if not any(reasons):
-        return []
-    rows = np.flatnonzero(np.array([reason is not None for reason in reasons])[tokens.codes] & among)
-    return [(row, str(reasons[tokens.codes[row]])) for row in rows.tolist()]
 
 
 def _bad_rows(reasons: dict[int, str], text: bytes, first_line: int) -> list[BadRow]:

@@ -1,63 +1,19 @@
-"""Reads the rows of a raw file in chunks."""
+"""Reads the rows of a text file in chunks."""
 
 import dataclasses
 import itertools
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterable, Iterator
 
 from data_tools.errors import DataError
 from data_tools.formats.base import TextLayout
+from data_tools.formats.checks import RowChecks
 from data_tools.formats.files import RawFile
 from data_tools.formats.header import find_columns
 from data_tools.formats.lines import read_lines
-from data_tools.formats.parser import BadRow, Parsed, RowParser
-from data_tools.tokens import Tokens
+from data_tools.formats.parser import BadRow, Chunk, Parsed, RowParser
 from dist_fm.data.schema import Label
 
 CHUNK_BYTES = 8 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """Consecutive rows of a file. Rows are counted from 0 over good and bad ones; N good rows.
-
-    ``lines`` int64 [N] are their line numbers, ascending, so that ``bad`` rows can be put back between them.
-    ``labels`` float32 [N] and ``times`` int64 [N] only when reading to train (``times`` if the file has them).
-    """
-
-    first_row: int
-    lines: np.ndarray
-    columns: dict[str, Tokens]
-    bad: list[BadRow]
-    num_bytes: int
-    labels: np.ndarray | None = None
-    times: np.ndarray | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """Good and bad rows."""
-        return len(self.lines) + len(self.bad)
-
-
-def open_rows(
-    source: "TextLayout | Mapping[str, Any]",
-    path: str | os.PathLike,
-    *,
-    label: Label | None = None,
-    for_prediction: bool = False,
-    keep: tuple[str, ...] = (),
-    chunk_bytes: int = CHUNK_BYTES,
-) -> "RowReader":
-    """Opens the raw file at ``path``, whose rows lie as ``source`` (a layout, or a schema's ``source``) says.
-
-    To train, ``label`` is the rule that labels must obey. ``for_prediction``: label and timestamp may be absent or
-    empty and are not looked at, and neither is an empty cell an error. ``keep`` names further columns to return.
-    Raises ``DataError`` if the file cannot be read, is empty, or lacks a column.
-    """
-    return RowReader(TextLayout.from_json(source), os.fspath(path), label, for_prediction, tuple(keep), chunk_bytes)
 
 
 class RowReader:
@@ -78,8 +34,6 @@ class RowReader:
         keep: tuple[str, ...],
         chunk_bytes: int,
     ):
-        if label is None and not for_prediction:
-            raise ValueError("reading rows to train on needs a label rule")
         self.path = path
         self._file = RawFile(path)
         self.total_bytes = self._file.total_bytes
@@ -93,10 +47,10 @@ class RowReader:
                     raise DataError(f"{path}: the file is empty")
                 self._first += text
             columns = find_columns(self._first, layout, where=path, for_prediction=for_prediction, keep=keep)
+            self.parser = RowParser(columns, RowChecks(layout, label, for_prediction, columns.positions))
         except BaseException:
             self._file.close()
             raise
-        self.parser = RowParser(layout, columns, None if for_prediction else label)
 
     @property
     def crc32(self) -> int:
@@ -104,7 +58,7 @@ class RowReader:
 
     @property
     def has_times(self) -> bool:
-        return self.parser.timestamp is not None
+        return self.parser.checks.has_times
 
     def __iter__(self) -> Iterator[Chunk]:
         return self.number(itertools.starmap(self.parser.parse, self.pieces()))
@@ -131,9 +85,8 @@ class RowReader:
             pending += found.empty.tolist()
             inner = [BadRow(line, "an empty line", "") for line in pending if line < found.last_filled]
             pending = [line for line in pending if line > found.last_filled]
-            bad = sorted(found.bad + inner, key=lambda bad: bad.line) if inner else found.bad
-            chunk = Chunk(row, found.lines, found.columns, bad, found.num_bytes, found.labels, found.times)
+            bad = sorted(found.chunk.bad + inner, key=lambda bad: bad.line) if inner else found.chunk.bad
+            yield (chunk := dataclasses.replace(found.chunk, first_row=row, bad=bad))
             row += chunk.num_rows
-            yield chunk
         if not row:
             raise DataError(f"{self.path}: the file has no rows")

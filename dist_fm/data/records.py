@@ -1,7 +1,7 @@
 """Records: how a row becomes 4-byte words, and how a few thousand rows become one block of bytes with a checksum.
 
-A row is ``label float32 | [weight float32] | ids int32 x S | [values float32 x S]``, little-endian, so that one
-gathered row is contiguous. Arrays of rows are int32 ``[N, words]``; the accessors are views, never copies.
+A row is ``label float32 | [weight float32] | [group int32] | ids int32 x S | [values float32 x S]``, little-endian, so
+that one gathered row is contiguous. Arrays of rows are int32 ``[N, words]``; the accessors are views, never copies.
 Axes: N rows, S slots.
 """
 
@@ -36,6 +36,7 @@ class RecordLayout:
     slots: int
     has_values: bool = False
     has_weights: bool = False
+    has_groups: bool = False
 
     def __post_init__(self):
         if self.slots < 1:
@@ -43,7 +44,7 @@ class RecordLayout:
 
     @classmethod
     def for_schema(cls, schema: Schema) -> "RecordLayout":
-        return cls(schema.num_slots, schema.has_values, schema.has_weights)
+        return cls(schema.num_slots, schema.has_values, schema.has_weights, schema.has_groups)
 
     @property
     def words(self) -> int:
@@ -52,7 +53,7 @@ class RecordLayout:
 
     @property
     def _first_id(self) -> int:
-        return 2 if self.has_weights else 1
+        return 1 + self.has_weights + self.has_groups
 
     def pack(
         self,
@@ -60,16 +61,18 @@ class RecordLayout:
         ids: np.ndarray,
         values: np.ndarray | None = None,
         weights: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Rows int32 [N, words] from labels [N], ids [N, S], values [N, S] and weights [N].
+        """Rows int32 [N, words] from labels [N], ids [N, S], values [N, S], weights [N] and groups [N].
 
-        Raises ``RecordError`` if a shape is not that, or values or weights are given or missing against the layout.
+        Raises ``RecordError`` if a shape is not that, or something is given or missing against the layout.
         """
         rows = np.empty((len(labels), self.words), "<i4")
         self._fill("labels", self.labels(rows), labels)
         self._fill("ids", self.ids(rows), ids)
         self._fill("values", self.values(rows), values)
         self._fill("weights", self.weights(rows), weights)
+        self._fill("groups", self.groups(rows), groups)
         return rows
 
     @staticmethod
@@ -89,6 +92,10 @@ class RecordLayout:
     def weights(self, rows: np.ndarray) -> np.ndarray | None:
         """float32 [N], or None when the layout has no weights (each row then weighs 1)."""
         return rows.view("<f4")[:, 1] if self.has_weights else None
+
+    def groups(self, rows: np.ndarray) -> np.ndarray | None:
+        """int32 [N], or None when the layout has no groups."""
+        return rows[:, self._first_id - 1] if self.has_groups else None
 
     def ids(self, rows: np.ndarray) -> np.ndarray:
         """Table row ids int32 [N, S]; ``EMPTY`` in an empty slot."""

@@ -18,7 +18,7 @@ import numpy as np
 
 FORMAT_VERSION = 1
 EMPTY = -1  # the row id of a slot that holds nothing; it adds zero to its field
-KINDS = ("categorical", "binned", "numeric")
+KINDS = ("categorical", "binned", "numeric", "sequence")
 ROLES = ("user", "item", "timestamp", "group")
 
 
@@ -32,7 +32,9 @@ class Field:
 
     ``vocabulary`` names the file under ``vocab/`` that turns raw values into ids (None: ids as they are, or numeric);
     fields that share a vocabulary share rows. ``vocabulary_sha256`` is that file's digest. ``transform`` is what the
-    encoder does to a raw value before the vocabulary, as plain JSON.
+    encoder does to a raw value before the vocabulary, as plain JSON. The slots of a ``sequence`` hold its entries in
+    order, oldest first, then ``EMPTY``: its length is the number of filled ones. A model that knows no sequences
+    takes their sum by values, as of any field.
     """
 
     name: str
@@ -64,7 +66,7 @@ class Label:
     """Where the label comes from: raw ``column``, turned into a number by ``rule``.
 
     Rules: ``above`` (1 if the number is greater than ``threshold``, else 0), ``binary`` (must be 0 or 1),
-    ``value`` (the number itself, for regression).
+    ``value`` (the number itself, for regression), ``implicit`` (1, whatever the column holds, if there is one).
     """
 
     column: str
@@ -73,7 +75,7 @@ class Label:
 
     @property
     def is_binary(self) -> bool:
-        return self.rule in ("above", "binary")
+        return self.rule in ("above", "binary", "implicit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Schema:
     """The whole description of a data set's records; the same for all its splits.
 
     ``source`` tells the raw format the fields were read from, so that prediction can read such rows again.
-    ``counts`` is per split ``{"rows", "positives", "blocks"}``, and outside the fingerprint.
+    ``counts`` is per split ``{"rows", "positives", "blocks"}``, and outside the fingerprint. With ``has_weights`` each
+    record has a weight, with ``has_groups`` a group: rows of the same number belong together, in all splits.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Schema:
     label: Label
     has_values: bool = False
     has_weights: bool = False
+    has_groups: bool = False
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     version: int = FORMAT_VERSION

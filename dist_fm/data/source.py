@@ -149,7 +149,8 @@ class MemoryStore:
         """Unlabelled rows of table rows ``ids`` [N, S] and ``values`` [N, S]."""
         layout = RecordLayout.for_schema(schema)
         ones = np.ones(len(ids), np.float32)
-        return cls(layout.pack(0 * ones, ids, values, ones if schema.has_weights else None))
+        groups = 0 * ids[:, 0] if schema.has_groups else None
+        return cls(layout.pack(0 * ones, ids, values, ones if schema.has_weights else None, groups))
 
     @property
     def rows(self) -> int:

@@ -34,10 +34,11 @@ class StoreMeta:
     has_weights: bool
     positives: int
     label_sum: float
+    has_groups: bool = False
 
     @property
     def layout(self) -> RecordLayout:
-        return RecordLayout(self.slots, self.has_values, self.has_weights)
+        return RecordLayout(self.slots, self.has_values, self.has_weights, self.has_groups)
 
     @property
     def blocks(self) -> int:
