@@ -12,6 +12,7 @@ import numpy as np
 from data_tools import split as splitting
 from data_tools.coding import columns_of
 from data_tools.encode import Encoder, has_values, own_cells
+from data_tools.entry_fields import with_entries
 from data_tools.errors import DataError
 from data_tools.fit import Fit, Growth
 from data_tools.formats import FieldSpec
@@ -34,7 +35,7 @@ def build(options: BuildOptions, say: Callable[[str], None] = print) -> Manifest
 
     Raises ``DataError`` or ``StoreError`` and leaves nothing behind if it cannot.
     """
-    plan = Plan.of(options)
+    plan = with_entries(Plan.of(options))
     output = pathlib.Path(options.output)
     ready = _existing(output, plan)
     if ready is not None:
@@ -170,7 +171,7 @@ def _look(
 
     def cells_of(field: FieldSpec | Field) -> Cells:
         (column,) = field.columns if isinstance(field, FieldSpec) else columns_of(field)
-        counts = portion.counts(column, in_train)
+        counts = portion.columns[column].count(in_train)
         cells = own_cells(field.transform, attributes, portion.columns[column].values)
         held = np.flatnonzero(counts)
         return [cells[index] for index in held.tolist()], counts[held]

@@ -95,9 +95,11 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--schema", metavar="FILE", help="TOML file that describes csv or tsv files (see the README)")
     parser.add_argument("--vocab_from", metavar="DIR", help="encode with the vocabularies of this data set or run")
     parser.add_argument("--grow", action="store_true", help="and add the new values that pass --min_count to them")
+    parser.add_argument("--max_entries", type=int, help="libsvm, libffm: entries of a field a row may have")
+    parser.add_argument("--pool", help="libsvm, libffm: what becomes of a field's entries, sum or none")
     about = "attributes from a side table: users=FILE, items=FILE (movielens)"
     parser.add_argument("--table", nargs="+", default=[], metavar="NAME=FILE", help=about)
-    parser.add_argument("--label", metavar="RULE", help="above:NUMBER, binary or value (default: the format's)")
+    parser.add_argument("--label", metavar="RULE", help="above:NUMBER, binary, signed or value (default: the format's)")
     parser.add_argument("--min_count", type=int, help="training rows a value needs for an id (default: the format's)")
     parser.add_argument("--split", default="random", help=f"{', '.join(KINDS)} (default: random)")
     parser.add_argument("--fractions", default="0.8,0.1,0.1", help="train, valid, test (default: 0.8,0.1,0.1)")
@@ -162,6 +164,8 @@ def _build(options: argparse.Namespace) -> int:
             schema=options.schema,
             vocab_from=options.vocab_from,
             grow=options.grow,
+            max_entries=options.max_entries,
+            pool=options.pool,
             tables=tuple(_name_and_file(text) for text in options.table),
             inputs=tuple(options.input),
             split_files=(options.train, options.valid, options.test),

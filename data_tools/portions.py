@@ -6,24 +6,24 @@ A portion is what one piece of a file held, a pickle in a file of its own: memor
 import dataclasses
 import pathlib
 import pickle
+from typing import Any
 
 import numpy as np
 
 from data_tools.formats import Parsed
-from data_tools.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class Portion:
     """Consecutive good rows [N]: their raw ``columns`` and ``labels`` float32."""
 
-    columns: dict[str, Tokens]
+    columns: dict[str, Any]  # Tokens or Entries
     labels: np.ndarray
 
     @classmethod
     def of(cls, parsed: Parsed, columns: list[str]) -> "Portion":
         assert parsed.labels is not None
-        return cls({name: _small(parsed.columns[name]) for name in columns}, parsed.labels)
+        return cls({name: parsed.columns[name].small() for name in columns}, parsed.labels)
 
     def save(self, path: pathlib.Path) -> None:
         with open(path, "wb") as file:
@@ -33,13 +33,3 @@ class Portion:
     def load(cls, path: pathlib.Path) -> "Portion":
         with open(path, "rb") as file:
             return pickle.load(file)
-
-    def counts(self, column: str, rows: np.ndarray) -> np.ndarray:
-        """How many of ``rows``, a mask [N], hold each of the column's values: int64 [U]."""
-        tokens = self.columns[column]
-        return np.bincount(tokens.codes[rows], minlength=len(tokens.values))
-
-
-def _small(tokens: Tokens) -> Tokens:
-    """With codes of as few bytes as will do."""
-    return Tokens(tokens.codes.astype(np.min_scalar_type(len(tokens.values))), tokens.values)

@@ -1,13 +1,13 @@
 """The raw formats by name, and ``open_rows``, which reads any of them. A new format is one file and one line here."""
 
 from data_tools.errors import DataError, unknown
-from data_tools.formats import avazu, criteo, eleme, frappe, kmrd, movielens
+from data_tools.formats import avazu, criteo, eleme, frappe, kmrd, movielens, sparse
 from data_tools.formats.base import Column, FieldSpec, Format, SideTable, TextLayout
 from data_tools.formats.described import DELIMITERS, read_format
 from data_tools.formats.parser import BadRow, Parsed, RowParser
 from data_tools.formats.reader import Chunk, RowReader, open_rows
 
-_MODULES = (movielens, criteo, avazu, frappe, kmrd, eleme)
+_MODULES = (movielens, criteo, avazu, frappe, kmrd, eleme, sparse)
 FORMATS: dict[str, Format] = {found.name: found for module in _MODULES for found in module.FORMATS}
 
 

@@ -6,20 +6,23 @@ from typing import Any
 
 from dist_fm.data.schema import Label
 
-TYPES = ("token", "integer", "number")
+TYPES = ("token", "integer", "number", "entries")
+SYNTAXES = ("delimited", "libsvm", "libffm")
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
     """A column of a raw file. A filled cell must be of its ``type``; ``required``: no cell of it may be empty.
 
-    ``header`` is the column's name in the header line that files of the format have, if they have one.
+    ``header`` is the column's name in the header line that files of the format have, if they have one. Cells of the
+    type ``entries`` have at most ``most`` of them.
     """
 
     name: str
     type: str = "token"
     required: bool = False
     header: str | None = None
+    most: int = 0
 
     def __post_init__(self):
         if self.type not in TYPES:
@@ -33,6 +36,8 @@ class TextLayout:
     A file whose first line holds any column's ``name`` or ``header`` is read by those names, in any order, with
     whatever delimiter that line uses; any other file has ``columns`` in their order. ``delimiter`` is one character
     or ``::``. ``label`` and ``timestamp`` name columns that rows to predict may lack.
+
+    Rows whose ``syntax`` is not ``delimited`` have a label and entries: see ``entries.py``.
     """
 
     format: str
@@ -41,6 +46,11 @@ class TextLayout:
     label: str | None = None
     timestamp: str | None = None
     needs_header: bool = False  # its files name their columns: ``columns`` has no order
+    syntax: str = "delimited"
+
+    def __post_init__(self):
+        if self.syntax not in SYNTAXES:
+            raise ValueError(f"layout of {self.format!r}: syntax {self.syntax!r} is not one of {', '.join(SYNTAXES)}")
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "columns": [dataclasses.asdict(column) for column in self.columns]}

@@ -1,6 +1,6 @@
 """Delimited text described by a TOML file: ``--format=csv|tsv --schema=FILE``.
 
-    label = "clicked"            # column; label_rule = "binary" | "value" | "above:3"
+    label = "clicked"            # column; label_rule = "binary" | "signed" | "value" | "above:3"
     timestamp = "time"           # optional, as are weight, name, delimiter, min_count
     columns = ["clicked", ...]   # for files without a header line
 

@@ -1,12 +1,14 @@
 """From the text of whole lines to rows: good ones as columns of tokens, bad ones with line and reason."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from data_tools.formats.base import Column, TextLayout
+from data_tools.formats.entry_columns import EntryCells, EntryColumns
 from data_tools.formats.header import FileColumns
-from data_tools.formats.lines import Cells, find_cells
+from data_tools.formats.lines import Cells
 from data_tools.labels import label_value
 from data_tools.numeric import parse_integer, parse_number
 from data_tools.tokens import Tokens
@@ -27,7 +29,7 @@ class Parsed:
     """What one piece of a file holds, before it is known where its rows are counted from."""
 
     lines: np.ndarray
-    columns: dict[str, Tokens]
+    columns: dict[str, Any]  # Tokens or Entries, by name
     bad: list[BadRow]
     empty: np.ndarray  # numbers of the empty lines, int64
     last_filled: int  # number of the last line that is not empty, 0 if there is none
@@ -39,7 +41,7 @@ class Parsed:
 class RowParser:
     """Makes rows of lines whose columns are known. ``label`` is the rule that labels must obey, None to predict."""
 
-    def __init__(self, layout: TextLayout, columns: FileColumns, label: Label | None):
+    def __init__(self, layout: TextLayout, columns: FileColumns | EntryColumns, label: Label | None):
         self.columns, self.label = columns, label
         has_times = label is not None and layout.timestamp in columns.positions
         self.timestamp = layout.timestamp if has_times else None
@@ -48,12 +50,13 @@ class RowParser:
             if label is None:
                 column = dataclasses.replace(column, required=False)
             unchecked = label is None and column.name in (layout.label, layout.timestamp)
-            if column.name in columns.positions and not unchecked and (column.required or column.type != "token"):
+            is_checked = column.required or column.type in ("integer", "number")
+            if column.name in columns.positions and is_checked and not unchecked:
                 self._checks[column.name] = CellCheck(column, label)
 
     def parse(self, text: bytes, first_line: int) -> Parsed:
         """The rows of ``text``, whole lines of which the first has the number ``first_line``."""
-        cells = find_cells(text, self.columns.delimiter, self.columns.width)
+        cells = self.columns.cut(text)
         columns = {name: cells.column(position) for name, position in self.columns.positions.items()}
         lines = cells.lines + first_line
         reasons = {line + first_line: reason for line, reason in cells.bad.items()}
@@ -111,7 +114,7 @@ class CellCheck:
         return None
 
 
-def _last_filled(cells: Cells, first_line: int) -> int:
+def _last_filled(cells: Cells | EntryCells, first_line: int) -> int:
     if not len(cells.empty):
         return first_line + cells.num_lines - 1
     filled = np.setdiff1d(np.arange(cells.num_lines), cells.empty)

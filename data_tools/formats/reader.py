@@ -14,7 +14,6 @@ from data_tools.formats.files import RawFile
 from data_tools.formats.header import find_columns
 from data_tools.formats.lines import read_lines
 from data_tools.formats.parser import BadRow, Parsed, RowParser
-from data_tools.tokens import Tokens
 from dist_fm.data.schema import Label
 
 CHUNK_BYTES = 8 << 20
@@ -25,12 +24,13 @@ class Chunk:
     """Consecutive rows of a file. Rows are counted from 0 over good and bad ones; N good rows.
 
     ``lines`` int64 [N] are their line numbers, ascending, so that ``bad`` rows can be put back between them.
+    ``columns`` are ``Tokens``, or ``Entries``, by name.
     ``labels`` float32 [N] and ``times`` int64 [N] only when reading to train (``times`` if the file has them).
     """
 
     first_row: int
     lines: np.ndarray
-    columns: dict[str, Tokens]
+    columns: dict[str, Any]
     bad: list[BadRow]
     num_bytes: int
     labels: np.ndarray | None = None

@@ -63,8 +63,8 @@ class Field:
 class Label:
     """Where the label comes from: raw ``column``, turned into a number by ``rule``.
 
-    Rules: ``above`` (1 if the number is greater than ``threshold``, else 0), ``binary`` (must be 0 or 1),
-    ``value`` (the number itself, for regression).
+    Rules: ``above`` (1 if the number is greater than ``threshold``, else 0), ``binary`` (must be 0 or 1), ``signed``
+    (0 or 1, and -1 for 0), ``value`` (the number itself, for regression).
     """
 
     column: str
@@ -73,7 +73,7 @@ class Label:
 
     @property
     def is_binary(self) -> bool:
-        return self.rule in ("above", "binary")
+        return self.rule in ("above", "binary", "signed")
 
 
 @dataclasses.dataclass(frozen=True)
