@@ -11,6 +11,7 @@ import numpy as np
 from data_tools import split as splitting
 from data_tools.advice import warnings
 from data_tools.encode import Encoder
+from data_tools.entry_fields import with_entries
 from data_tools.errors import DataError
 from data_tools.learning import learn
 from data_tools.manifest import QUARANTINE, Manifest, describe_files, sum_file, sync_file
@@ -29,7 +30,7 @@ def build(options: BuildOptions, say: Callable[[str], None] = print) -> Manifest
 
     Raises ``DataError`` or ``StoreError`` and leaves nothing behind if it cannot.
     """
-    plan = Plan.of(options)
+    plan = with_entries(Plan.of(options))
     output = pathlib.Path(options.output)
     ready = _existing(output, plan)
     if ready is not None:

@@ -97,11 +97,12 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--vocab_from", metavar="DIR", help="encode with the vocabularies of this data set or run")
     parser.add_argument("--grow", action="store_true", help="and add the new values that pass --min_count to them")
+    parser.add_argument("--max_entries", type=int, help="libsvm, libffm: entries of a field a row may have")
+    parser.add_argument("--pool", help="libsvm, libffm: what becomes of a field's entries, sum or none")
     about = "attributes from side tables, as users=FILE items=FILE (movielens, kmrd)"
     parser.add_argument("--table", nargs="+", default=[], metavar="NAME=FILE", help=about)
-    parser.add_argument(
-        "--label", metavar="RULE", help="above:NUMBER, binary, value or implicit (default: the format's)"
-    )
+    about = "above:NUMBER, binary, signed, value or implicit (default: the format's)"
+    parser.add_argument("--label", metavar="RULE", help=about)
     about = "with --label=implicit: so many rows with items that the user has no row of, for each row (default: 0)"
     parser.add_argument("--negatives", type=int, default=0, metavar="N", help=about)
     parser.add_argument("--rows", type=int, metavar="N", help="read only the first N rows (of each file of a split)")
@@ -170,6 +171,8 @@ def _build(options: argparse.Namespace) -> int:
             schema=options.schema,
             vocab_from=options.vocab_from,
             grow=options.grow,
+            max_entries=options.max_entries,
+            pool=options.pool,
             tables=tuple(_name_and_file(text) for text in options.table),
             inputs=tuple(options.input),
             split_files=(options.train, options.valid, options.test),

@@ -5,14 +5,16 @@ Axes: N rows, U distinct cells, S slots of the field.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xxhash
 
+from data_tools.errors import DataError
 from data_tools.formats.base import FieldSpec
 from data_tools.numeric import parse_integer
-from data_tools.tokens import Tokens
+from data_tools.tokens import Entries, Tokens
 from data_tools.transforms import cell_numbers, cell_tokens, is_plain, scaled
 from data_tools.vocab import UNSEEN, Vocabulary
 from dist_fm.data.schema import EMPTY, Field
@@ -65,6 +67,18 @@ def code_cells(field: Field, vocabulary: Vocabulary | None, cells: Sequence[str]
     values = (rows != EMPTY).astype(np.float32)
     if field.transform.get("pool") == "mean":
         values /= np.maximum(counts, 1).astype(np.float32)[:, None]
+    return Coded(rows, values)
+
+
+def code_entries(field: Field, vocabulary: Vocabulary | None, column: Any) -> Coded:
+    """Table rows and values [N, S] of a column of ``Entries``, row by row; raises ``DataError`` if it is none."""
+    if not isinstance(column, Entries):
+        raise DataError(f"column {field.name!r} must be one of entries, as `open_rows` reads it")
+    shape = len(column), field.slots
+    rows, values = np.full(shape, EMPTY, np.int32), np.zeros(shape, np.float32)
+    at = column.rows, column.places
+    rows[at] = (_ids(field, vocabulary, column.values) + np.int32(field.offset))[column.indices.codes]
+    values[at] = column.numbers
     return Coded(rows, values)
 
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.coding import code_cells, columns_of, field_cells
+from data_tools.coding import Coded, code_cells, code_entries, columns_of, field_cells
 from data_tools.errors import DataError
 from data_tools.side_tables import Attributes, load_attributes
-from data_tools.tokens import Tokens
+from data_tools.tokens import Entries, Tokens
 from data_tools.vocab import UNSEEN, Vocabulary
 from dist_fm.data.schema import EMPTY, Field, Schema
 
 
 def has_values(fields: Iterable[Field]) -> bool:
-    """Whether records of ``fields`` need values: of numbers, and of lists that are averaged or not pooled."""
-    return any(field.kind == "numeric" or field.transform.get("pool") in ("mean", "none") for field in fields)
+    """Whether records of ``fields`` need values: of numbers, of entries, of lists that are averaged or not pooled."""
+    needs = lambda field: "entries" in field.transform or field.transform.get("pool") in ("mean", "none")
+    return any(field.kind == "numeric" or needs(field) for field in fields)
 
 
 def own_cells(
@@ -59,18 +60,22 @@ class Encoder:
     def encode(self, columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
         """Table rows int32 [N, S] and values float32 [N, S] (None if the schema has none) of raw columns.
 
-        A column is ``Tokens``, or a sequence of N strings; None and NaN count as empty cells. Raises ``DataError`` if
-        one is missing.
+        A column is ``Tokens``, ``Entries``, or a sequence of N strings; None and NaN count as empty cells. Raises
+        ``DataError`` if one is missing, or is not of entries where the schema says so.
         """
         missing = [name for name in self.columns if name not in columns]
         if missing:
             raise DataError(f"there is no column {missing[0]!r}; columns given: {', '.join(columns)}")
-        tokens = {name: Tokens.of(columns[name]) for name in self.columns}
-        parts = []
+        tokens = {name: Tokens.of(columns[name]) for name in self.columns if not isinstance(columns[name], Entries)}
+        parts: list[tuple[Coded, np.ndarray | slice]] = []
         for field in self.schema.fields:
-            column = field_cells(field, tokens)
-            own = own_cells(field.transform, self.attributes, column.values)
-            parts.append((code_cells(field, self.vocabularies.get(field.vocabulary or ""), own), column.codes))
+            vocabulary = self.vocabularies.get(field.vocabulary or "")
+            if "entries" in field.transform:
+                parts.append((code_entries(field, vocabulary, columns[field.name]), slice(None)))
+            else:
+                column = field_cells(field, tokens)
+                own = own_cells(field.transform, self.attributes, column.values)
+                parts.append((code_cells(field, vocabulary, own), column.codes))
         rows = np.concatenate([coded.rows[codes] for coded, codes in parts], axis=1)
         if not self.schema.has_values:
             return rows, None
@@ -90,8 +95,10 @@ class Encoder:
     def _decode_cell(self, field: Field, rows: list[int], values: list[float]) -> str:
         if field.kind == "numeric":
             return "" if rows[-1] == field.offset else f"{_unscaled(field.transform, values[0]):g}"
-        filled = [self._decode_id(field, row) for row in rows if row != EMPTY]
-        return field.transform.get("split", "").join(filled)
+        filled = [(self._decode_id(field, row), value) for row, value in zip(rows, values, strict=True) if row != EMPTY]
+        if "entries" in field.transform:
+            return " ".join(f"{index}:{value:g}" for index, value in filled)
+        return field.transform.get("split", "").join(token for token, _ in filled)
 
     def _decode_id(self, field: Field, row: int) -> str:
         number = row - field.offset

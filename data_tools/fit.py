@@ -182,7 +182,7 @@ def _check_rows(name: str, rows: int, total: int) -> None:
 def _slots(spec: FieldSpec) -> int:
     if spec.kind == "numeric":
         return 2 if spec.transform.get("missing") else 1
-    return spec.transform["max"] if "split" in spec.transform else 1
+    return spec.transform.get("entries") or (spec.transform["max"] if "split" in spec.transform else 1)
 
 
 def needed_columns(specs: Sequence[FieldSpec]) -> list[str]:

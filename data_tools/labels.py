@@ -6,10 +6,10 @@ from dist_fm.data.schema import Label
 
 
 def parse_rule(text: str, column: str) -> Label:
-    """The label of ``--label=above:3``, ``binary``, ``value`` or ``implicit``, read from ``column``."""
+    """The label of ``--label=above:3``, ``binary``, ``signed``, ``value`` or ``implicit``, read from ``column``."""
     name, colon, argument = text.partition(":")
-    if name not in ("above", "binary", "value", "implicit"):
-        raise unknown("label rule", name, ("above:NUMBER", "binary", "value", "implicit"))
+    if name not in ("above", "binary", "signed", "value", "implicit"):
+        raise unknown("label rule", name, ("above:NUMBER", "binary", "signed", "value", "implicit"))
     threshold = parse_number(argument)
     if name == "above" and threshold is None:
         raise DataError(f"--label={text}: `above` needs a number, as in --label=above:3")
@@ -34,4 +34,6 @@ def label_value(label: Label, token: str) -> float | str:
         return float(number > (label.threshold or 0.0))
     if label.rule == "binary" and number not in (0, 1):
         return f"{label.column} {token!r} is neither 0 nor 1"
+    if label.rule == "signed":
+        return max(number, 0.0) if number in (-1, 0, 1) else f"{label.column} {token!r} is neither -1, 0 nor 1"
     return number

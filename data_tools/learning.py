@@ -95,7 +95,7 @@ def _look(
 
     def cells_of(field: FieldSpec | Field) -> Cells:
         (column,) = columns_of(field)
-        counts = portion.counts(column, in_train)
+        counts = portion.columns[column].count(in_train)
         cells = own_cells(field.transform, attributes, portion.columns[column].values)
         held = np.flatnonzero(counts)
         return [cells[index] for index in held.tolist()], counts[held]

@@ -3,11 +3,15 @@
 import functools
 import math
 import re
+from collections.abc import Sequence
+
+import numpy as np
 
 MAX_NUMBER = 3.4028234663852886e38  # float32's largest, which records hold
 _REMEMBERED = 1 << 16  # tokens; the same small counts come up in every chunk
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?", re.ASCII)
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+_CHARACTERS = set("0123456789+-.eE")
 
 
 @functools.lru_cache(_REMEMBERED)
@@ -24,6 +28,17 @@ def parse_number(token: str) -> float | None:
         return None
     number = float(token)
     return number if abs(number) <= MAX_NUMBER else None
+
+
+def parse_numbers(tokens: Sequence[str]) -> np.ndarray:
+    """``parse_number`` of each token, NaN for None: float64 [N]. Where all are numbers, faster than one by one."""
+    if _CHARACTERS.issuperset("".join(tokens)):  # of these alone, ``float`` takes what ``parse_number`` takes
+        try:
+            numbers = np.array([float(token) for token in tokens], np.float64)
+            return np.where(np.isfinite(numbers), numbers, np.nan)
+        except ValueError:
+            pass
+    return np.array([math.nan if (number := parse_number(token)) is None else number for token in tokens], np.float64)
 
 
 @functools.lru_cache(_REMEMBERED)

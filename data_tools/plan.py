@@ -49,6 +49,8 @@ class BuildOptions:
     tables: tuple[tuple[str, str], ...] = ()  # names and files of the format's side tables
     vocab_from: str | None = None  # data set or run whose fields and vocabularies are used
     grow: bool = False
+    max_entries: int | None = None  # of a field, in libsvm and libffm rows; None: as many as any row has
+    pool: str | None = None  # of such entries; None: the format's own
     engine: str = "local"
     workers: int = 1  # they fork, which a caller with threads (JAX) may not want
     memory_bytes: int = 1 << 30  # what the counts of values may take, before they go to disk

@@ -44,6 +44,54 @@ class Tokens:
         """The column at ``rows`` (indices, a mask or a slice), with all its ``values``."""
         return Tokens(self.codes[rows], self.values)
 
+    def count(self, rows: np.ndarray) -> np.ndarray:
+        """How often ``rows`` (indices or a mask) hold each of the ``values``: int64 [U]."""
+        return np.bincount(self.codes[rows], minlength=len(self.values))
+
+    def small(self) -> "Tokens":
+        """The same with codes of as few bytes as will do."""
+        return Tokens(self.codes.astype(np.min_scalar_type(len(self.values))), self.values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entries:
+    """A column of N rows with any number of entries: of all E, in order, the row, the index and the number it has."""
+
+    num_rows: int
+    rows: np.ndarray  # int64 [E], ascending
+    indices: Tokens  # [E]
+    numbers: np.ndarray  # float32 [E]
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    @property
+    def values(self) -> Sequence[str]:
+        """The distinct indices [U]."""
+        return self.indices.values
+
+    @property
+    def places(self) -> np.ndarray:
+        """How many entries of its row are before each: int64 [E]."""
+        return np.arange(len(self.rows)) - np.searchsorted(self.rows, self.rows)
+
+    def select(self, rows: np.ndarray | slice) -> "Entries":
+        """The column at ``rows``, a mask or a slice."""
+        chosen = np.zeros(self.num_rows, bool)
+        chosen[rows] = True
+        kept = chosen[self.rows]
+        at = (np.cumsum(chosen) - 1)[self.rows[kept]]
+        return Entries(int(np.count_nonzero(chosen)), at, self.indices.select(kept), self.numbers[kept])
+
+    def count(self, rows: np.ndarray) -> np.ndarray:
+        """In how many entries the rows of a mask hold each index: int64 [U]."""
+        return self.indices.count(rows[self.rows])
+
+    def small(self) -> "Entries":
+        """The same in fewer bytes."""
+        rows = self.rows.astype(np.min_scalar_type(self.num_rows))
+        return dataclasses.replace(self, rows=rows, indices=self.indices.small())
+
 
 class CellReader:
     """The N x W cells of a text, at byte ``starts`` with ``lengths``, both int64 [N, W], made into columns."""

@@ -4,7 +4,7 @@ Of tokens: ``split`` (a list's separator, with ``max`` slots, ``keep`` first or 
 slot is then a model's input by itself), then one of ``as`` (a named function of a token), ``edges`` (the bin of a
 number) or nothing. Of numbers: ``split`` with ``reduce`` (mean, sum or last), ``log`` (sign(x) log1p(|x|)), ``shift``
 and ``divide`` (fitted), ``fill`` for an empty cell, before all of these, and ``missing`` (whether such a cell says so
-too). Axes: U cells.
+too). Of entries: ``entries``, how many slots they have, and ``pool``, sum or none. Axes: U cells.
 """
 
 import datetime

@@ -116,7 +116,7 @@ def _check_rows(rows: np.ndarray, layout: RecordLayout, schema: Schema) -> Itera
 
 def _may_be_empty(field: Field) -> bool:
     """Whether a record may hold nothing in a slot of it: a list's, or the one for a missing number."""
-    return field.slots > 1 or field.kind != "numeric" and "split" in field.transform
+    return field.slots > 1 or field.kind != "numeric" and not {"split", "entries"}.isdisjoint(field.transform)
 
 
 def _check_unpooled(ids: np.ndarray, values: np.ndarray | None, schema: Schema) -> Iterator[str]:

@@ -199,18 +199,24 @@ def test_every_mesh_gives_the_same_answer(model, devices, hosts, placement):
         np.testing.assert_allclose(many, one, rtol=1e-9, atol=1e-9)
 
 
-def test_slices_of_a_batch_and_ids_made_by_the_step_change_nothing(monkeypatch):
+def test_slices_sorted_sums_and_ids_made_by_the_step_change_nothing(monkeypatch):
     schema = schema_of()
     made = batch_of(schema, 11, padded=12)
     engine = engine_of("afm", schema)
     whole = engine.train_step(drawn(engine), put(engine, made))
-    monkeypatch.setattr("dist_fm.tables.lookup.slice_size", lambda samples, floats: 5)  # read as the step is traced
-    sections = {name: engine.config.to_dict()[name] for name in ("model", "optimizer")}
-    in_step = make_config("afm", sections={**sections, "tables": {"update": "dense", "unique": "device"}})
-    for other in (engine_of("afm", schema), Engine(in_step, schema, engine.mesh, dtype=jnp.float64)):
+
+    def check(other):
         found = other.train_step(drawn(other), put(other, made))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), found, whole)
-        monkeypatch.undo()
+
+    sections = {name: engine.config.to_dict()[name] for name in ("model", "optimizer")}
+    in_step = make_config("afm", sections={**sections, "tables": {"update": "dense", "unique": "device"}})
+    check(Engine(in_step, schema, engine.mesh, dtype=jnp.float64))
+    as_on_gpu = engine_of("afm", schema)
+    as_on_gpu.lookup.sorts = True
+    check(as_on_gpu)
+    monkeypatch.setattr("dist_fm.tables.lookup.slice_size", lambda samples, floats: 5)
+    check(engine_of("afm", schema))
 
 
 def test_attention_gives_a_pair_that_is_not_there_no_weight_and_no_gradient():

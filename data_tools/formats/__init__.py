@@ -1,14 +1,14 @@
 """The raw formats by name, and ``open_rows``, which reads any of them. A new format is one file and one line here."""
 
 from data_tools.errors import DataError, unknown
-from data_tools.formats import avazu, criteo, eleme, frappe, kmrd, movielens, ncf
+from data_tools.formats import avazu, criteo, eleme, frappe, kmrd, movielens, ncf, sparse
 from data_tools.formats.base import Column, FieldSpec, Format, SideTable, TextLayout
 from data_tools.formats.described import DELIMITERS, read_format
 from data_tools.formats.parser import BadRow, Chunk, Parsed, RowParser
 from data_tools.formats.reader import RowReader
 from data_tools.formats.rows import Rows, open_rows
 
-_MODULES = (movielens, criteo, avazu, frappe, kmrd, eleme, ncf)
+_MODULES = (movielens, criteo, avazu, frappe, kmrd, eleme, ncf, sparse)
 FORMATS: dict[str, Format] = {found.name: found for module in _MODULES for found in module.FORMATS}
 
 

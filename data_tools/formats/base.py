@@ -6,7 +6,8 @@ from typing import Any
 
 from dist_fm.data.schema import Label
 
-TYPES = ("token", "integer", "number", "id")
+TYPES = ("token", "integer", "number", "id", "entries")
+SYNTAXES = ("delimited", "libsvm", "libffm", "ncf")
 MAX_ID = 2**31 - 2  # with one more for the unseen row, ids fit int32
 
 
@@ -15,7 +16,8 @@ class Column:
     """A column of a raw file. A filled cell must be of its ``type``; ``required``: no cell of it may be empty.
 
     ``header`` is the column's name in the header line that files of the format have, if they have one. ``split`` is
-    what separates the entries of a list in it: a file that has lists, as parquet does, gives them joined by it.
+    what separates the entries of a list in it: a file that has lists, as parquet does, gives them joined by it. Cells
+    of the type ``entries`` have at most ``most`` of them.
     """
 
     name: str
@@ -23,6 +25,7 @@ class Column:
     required: bool = False
     header: str | None = None
     split: str | None = None
+    most: int = 0
 
     def __post_init__(self):
         if self.type not in TYPES:
@@ -36,8 +39,8 @@ class TextLayout:
     A file whose first line holds any column's ``name`` or ``header`` is read by those names, in any order, with
     whatever delimiter that line uses; any other file has ``columns`` in their order. ``label``, ``timestamp``,
     ``weight`` (what a row counts in loss and metrics) and ``group`` (rows that belong together) name columns that rows
-    to predict may lack, unless they are among the ``features``, which fields read. ``reader`` is ``text``, or ``ncf``
-    (see ``ncf.py``).
+    to predict may lack, unless they are among the ``features``, which fields read. Rows whose ``syntax`` is not
+    ``delimited`` have a label and entries (``entries.py``), or are NCF's (``ncf.py``).
     """
 
     format: str
@@ -49,7 +52,11 @@ class TextLayout:
     weight: str | None = None
     group: str | None = None
     features: tuple[str, ...] = ()
-    reader: str = "text"
+    syntax: str = "delimited"
+
+    def __post_init__(self):
+        if self.syntax not in SYNTAXES:
+            raise ValueError(f"layout of {self.format!r}: syntax {self.syntax!r} is not one of {', '.join(SYNTAXES)}")
 
     @property
     def optional(self) -> set[str]:

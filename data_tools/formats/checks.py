@@ -31,7 +31,7 @@ class RowChecks:
                 continue
             if for_prediction:
                 column = dataclasses.replace(column, required=False)
-            if column.required or column.type != "token":
+            if column.required or column.type not in ("token", "entries"):
                 self._checks[column.name] = CellCheck(column, self._label, column.name == self._weight)
 
     def failures(self, columns: Mapping[str, Tokens], rows: int) -> dict[int, str]:

@@ -1,6 +1,7 @@
 """Files described by a TOML file: ``--format=csv|tsv|parquet --schema=FILE``.
 
-    label = "clicked"            # column; label_rule = "binary" | "value" | "above:3" | "implicit" (no column needed)
+    label = "clicked"            # column
+    label_rule = "binary"        # or "signed", "value", "above:3", "implicit" (which needs no column)
     timestamp = "time"           # optional, as are weight, group, name, delimiter, min_count
     columns = ["clicked", ...]   # for text without a header line
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from data_tools.errors import DataError
 from data_tools.formats.base import TextLayout
+from data_tools.formats.entry_columns import EntryColumns
+from data_tools.formats.lines import Cells, find_cells
 
 _SNIFFED_LINES = 100
 
@@ -20,15 +22,21 @@ class FileColumns:
     positions: dict[str, int]
     has_header: bool
 
+    def cut(self, text: bytes) -> Cells:
+        """The cells of whole lines."""
+        return find_cells(text, self.delimiter, self.width)
+
 
 def find_columns(
     text: bytes, layout: TextLayout, *, where: str, for_prediction: bool, keep: tuple[str, ...] = ()
-) -> FileColumns:
-    """The ``FileColumns`` of a file that begins with ``text`` (whole lines).
+) -> FileColumns | EntryColumns:
+    """The columns of a file that begins with ``text`` (whole lines).
 
     ``keep`` are further columns to find. Raises ``DataError`` naming a column that is needed and missing, and the
     columns found.
     """
+    if layout.syntax in ("libsvm", "libffm"):
+        return EntryColumns.of(layout, where=where, for_prediction=for_prediction, keep=keep)
     lines = [line for line in text.lstrip(b"\n").split(b"\n", _SNIFFED_LINES)[:_SNIFFED_LINES] if line]
     first = lines[0].decode("utf-8", "backslashreplace")
     header = _header(first, layout)

@@ -44,7 +44,7 @@ FORMATS = (
             timestamp="timestamp",
             group="user",
             features=_PAIR_COLUMNS,
-            reader="ncf",
+            syntax="ncf",
         ),
         fields=tuple(FieldSpec(name, role=name, transform={"add": 1}) for name in _PAIR_COLUMNS),
         label=Label("rating", "implicit"),

@@ -1,12 +1,14 @@
 """From the text of whole lines to rows: good ones as columns of tokens, bad ones with line and reason."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from data_tools.formats.checks import RowChecks
+from data_tools.formats.entry_columns import EntryCells, EntryColumns
 from data_tools.formats.header import FileColumns
-from data_tools.formats.lines import Cells, find_cells
+from data_tools.formats.lines import Cells
 from data_tools.tokens import Tokens
 
 
@@ -30,7 +32,7 @@ class Chunk:
 
     first_row: int
     lines: np.ndarray
-    columns: dict[str, Tokens]
+    columns: dict[str, Any]  # Tokens or Entries, by name
     bad: list[BadRow]
     num_bytes: int
     labels: np.ndarray | None = None
@@ -78,12 +80,12 @@ class Parsed:
 class RowParser:
     """Makes rows of lines whose columns are known."""
 
-    columns: FileColumns
+    columns: FileColumns | EntryColumns
     checks: RowChecks
 
     def parse(self, text: bytes, first_line: int) -> Parsed:
         """The rows of ``text``, whole lines of which the first has the number ``first_line``."""
-        cells = find_cells(text, self.columns.delimiter, self.columns.width)
+        cells = self.columns.cut(text)
         columns = {name: cells.column(position) for name, position in self.columns.positions.items()}
         lines = cells.lines + first_line
         reasons = {line + first_line: reason for line, reason in cells.bad.items()}
@@ -99,7 +101,7 @@ class RowParser:
         return Parsed(chunk, cells.empty + first_line, _last_filled(cells, first_line))
 
 
-def _last_filled(cells: Cells, first_line: int) -> int:
+def _last_filled(cells: Cells | EntryCells, first_line: int) -> int:
     if not len(cells.empty):
         return first_line + cells.num_lines - 1
     filled = np.setdiff1d(np.arange(cells.num_lines), cells.empty)

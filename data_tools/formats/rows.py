@@ -52,6 +52,6 @@ def open_rows(
     layout, path = TextLayout.from_json(source), os.fspath(path)
     if is_parquet(path):
         return ParquetReader(layout, path, label, for_prediction, tuple(keep))
-    if layout.reader == "ncf":
+    if layout.syntax == "ncf":
         return open_pairs(layout, path, label, for_prediction, tuple(keep), chunk_bytes)
     return RowReader(layout, path, label, for_prediction, tuple(keep), chunk_bytes)

@@ -65,8 +65,9 @@ class Field:
 class Label:
     """Where the label comes from: raw ``column``, turned into a number by ``rule``.
 
-    Rules: ``above`` (1 if the number is greater than ``threshold``, else 0), ``binary`` (must be 0 or 1),
-    ``value`` (the number itself, for regression), ``implicit`` (1, whatever the column holds, if there is one).
+    Rules: ``above`` (1 if the number is greater than ``threshold``, else 0), ``binary`` (must be 0 or 1), ``signed``
+    (0 or 1, and -1 for 0), ``value`` (the number itself, for regression), ``implicit`` (1, whatever the column holds,
+    if there is one).
     """
 
     column: str
@@ -75,7 +76,7 @@ class Label:
 
     @property
     def is_binary(self) -> bool:
-        return self.rule in ("above", "binary", "implicit")
+        return self.rule in ("above", "binary", "signed", "implicit")
 
 
 @dataclasses.dataclass(frozen=True)
