@@ -1,6 +1,7 @@
 """The LMDB store of blocks: what is written is read, from anywhere, and nothing unfinished or damaged is."""
 
 import os
+import pathlib
 import pickle
 import resource
 import signal
@@ -8,11 +9,13 @@ import subprocess
 import sys
 import threading
 
+import lmdb
 import numpy as np
 import pytest
 
-from dist_fm.data.records import RecordLayout
+from dist_fm.data.records import RecordLayout, encode_block
 from dist_fm.data.store import BlockStore, StoreError
+from dist_fm.data.store_map import INDEX_KEY, block_key
 from dist_fm.data.store_writer import BlockWriter
 
 LAYOUT = RecordLayout(4)
@@ -137,6 +140,52 @@ def test_a_cut_file_is_an_error_not_a_crash(tmp_path):
     data = (path / "data.mdb").read_bytes()
     (path / "data.mdb").write_bytes(data[: len(data) // 2])
     with pytest.raises(StoreError, match="cut short"):
+        BlockStore(path)
+
+
+def mapped_bytes(path):
+    """How much of a file's mapping this process has touched."""
+    lines = iter(pathlib.Path("/proc/self/smaps").read_text().splitlines())
+    return sum(int(next(line for line in lines if line.startswith("Rss:")).split()[1]) << 10
+               for line in lines if line.endswith(str(path / "data.mdb")))  # fmt: skip
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="needs Linux's /proc")
+@pytest.mark.parametrize("count", [200_000, 195_001])  # the last block is whole, or so short that it is in the B-tree
+def test_opening_reads_few_blocks(tmp_path, count):
+    rows = make_rows(count)
+    path = write(tmp_path / "s", rows, block_rows=5000)
+    store = BlockStore(path)
+    assert mapped_bytes(path) < 0.3 * (path / "data.mdb").stat().st_size
+    np.testing.assert_array_equal(store.slice(0, count), rows)
+    assert mapped_bytes(path) > 0.9 * (path / "data.mdb").stat().st_size
+
+
+def test_blocks_that_lie_elsewhere_than_noted_are_found(tmp_path):
+    rows = make_rows(20_000)
+    path = write(tmp_path / "s", rows, block_rows=1500)
+    rows[18_000:19_500] = make_rows(1500, seed=1)
+    with lmdb.open(str(path), map_size=1 << 30) as env, env.begin(write=True) as transaction:
+        transaction.put(block_key(12), encode_block(rows[18_000:19_500]))  # to other pages than before
+    np.testing.assert_array_equal(BlockStore(path).gather(np.arange(20_000)), rows)
+
+
+def test_a_damaged_note_of_where_blocks_lie_is_not_followed(tmp_path):
+    rows = make_rows(20_000)
+    path = write(tmp_path / "s", rows, block_rows=1500)
+    data = bytearray((path / "data.mdb").read_bytes())
+    with lmdb.open(str(path), readonly=True, lock=False) as env, env.begin() as transaction:
+        noted = transaction.get(INDEX_KEY)
+    data[data.rindex(noted) + 4 + 8 * 3 + 2] ^= 1
+    (path / "data.mdb").write_bytes(data)
+    np.testing.assert_array_equal(BlockStore(path).gather(np.arange(20_000)), rows)
+
+
+def test_a_missing_block_is_an_error(tmp_path):
+    path = write(tmp_path / "s", make_rows(20_000), block_rows=1500)
+    with lmdb.open(str(path), map_size=1 << 30) as env, env.begin(write=True) as transaction:
+        transaction.delete(block_key(3))
+    with pytest.raises(StoreError, match="13 of 14 blocks are there"):
         BlockStore(path)
 
 

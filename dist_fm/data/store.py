@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dist_fm.data.records import RecordLayout
-from dist_fm.data.store_map import StoreError, StoreMap, StoreMeta, open_map, rows_at_byte
+from dist_fm.data.records import BLOCK_HEADER_BYTES, RecordLayout
+from dist_fm.data.store_map import StoreError, StoreMap, StoreMeta, open_map, view
 
 
 class BlockStore:
@@ -25,7 +25,7 @@ class BlockStore:
         self.paths = tuple(map(pathlib.Path, (path, *more)))
         self._maps: tuple[StoreMap, ...] = tuple(map(open_map, self.paths))
         self.meta = self._joined_meta()
-        self._rows_at_byte, self._row_starts = rows_at_byte(self._maps)
+        self._rows_at_byte, self._row_starts = _rows_at_byte(self._maps)
         self._first_blocks = np.cumsum([0, *(opened.meta.blocks for opened in self._maps)])
         self._is_checked = False
 
@@ -153,3 +153,20 @@ class BlockStore:
     def _check_open(self) -> None:
         if not self._maps:
             raise StoreError(f"{self.path}: this store was closed")
+
+
+def _rows_at_byte(maps: tuple[StoreMap, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """An array with an element, a whole row, at *every* byte from the first block's to the last row's of all ``maps``;
+    and where in it the first row of each block is, int64 [blocks].
+
+    One fancy index of byte offsets (start of the block + row * row_bytes) then gathers rows of any blocks of any map at
+    memcpy's speed, which a loop over thousands of blocks would not. What lies between the maps must not be touched.
+    """
+    addresses = np.concatenate([opened.addresses for opened in maps])
+    row_bytes = maps[0].row_bytes
+    if not len(addresses):
+        return np.empty(0, f"V{row_bytes}"), addresses
+    first = int(addresses.min())
+    span = int((addresses + np.concatenate([opened.lengths for opened in maps])).max()) - first
+    rows = np.ndarray((span - row_bytes + 1,), f"V{row_bytes}", view(first, span, maps), 0, (1,))
+    return rows, addresses - first + BLOCK_HEADER_BYTES

@@ -8,13 +8,15 @@ import os
 import pathlib
 import threading
 import weakref
+import zlib
+from typing import Any
 
 import lmdb
 import numpy as np
 
 from dist_fm.data.records import BLOCK_HEADER_BYTES, RecordError, RecordLayout, decode_block
 
-META_KEY = b"meta"  # sorts behind every block number that can occur
+INDEX_KEY, META_KEY = b"index", b"meta"  # sort behind every block number that can occur
 _madvise = ctypes.CDLL(None).madvise
 _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
@@ -48,7 +50,7 @@ class StoreMeta:
 class StoreMap:
     """One mapped store of this process, and the ``addresses`` of its blocks' bytes.
 
-    LMDB maps the file as one region. What ``block`` and ``rows_at_byte`` return holds this object, and it the mapping,
+    LMDB maps the file as one region. What ``block`` returns holds this object, and it the mapping,
     so that nothing is unmapped while an array can still be read.
     """
 
@@ -124,23 +126,43 @@ class StoreMap:
 
     def _find_blocks(self) -> tuple[np.ndarray, np.ndarray]:
         meta = self.meta
-        starts = np.zeros(meta.blocks, np.int64)
-        lengths = np.zeros(meta.blocks, np.int64)
-        found = 0
-        for key, value in self._transaction.cursor():
-            if bytes(key) == META_KEY:
-                continue
-            rows = min(meta.block_rows, meta.rows - found * meta.block_rows)
-            if found >= meta.blocks or bytes(key) != block_key(found):
-                raise StoreError(f"{self.path}: entry {bytes(key)!r} is not the key of block {found}")
-            if len(value) != BLOCK_HEADER_BYTES + rows * self.row_bytes:
-                raise StoreError(f"{self.where(found)}: {len(value)} bytes do not hold {rows} rows")
-            starts[found] = np.frombuffer(value, np.uint8).ctypes.data
-            lengths[found] = len(value)
-            found += 1
+        rows = np.full(meta.blocks, meta.block_rows)
+        rows[-1:] = meta.rows - (meta.blocks - 1) * meta.block_rows
+        lengths = BLOCK_HEADER_BYTES + rows * self.row_bytes
+        found = self._env.stat()["entries"] - 1 - (self._transaction.get(INDEX_KEY) is not None)
         if found != meta.blocks:
             raise StoreError(f"{self.path}: {found} of {meta.blocks} blocks are there; build it again")
-        return starts, lengths
+        addresses = self._noted_addresses()
+        if addresses is None:
+            addresses = np.fromiter(map(self._address, range(meta.blocks), lengths.tolist()), np.int64, meta.blocks)
+        return addresses, lengths
+
+    def _noted_addresses(self) -> np.ndarray | None:
+        """Where the writer saw the blocks: to look one up has py-lmdb read all of it from disk.
+
+        None where it noted nothing, as for small blocks, or where they lie otherwise, as in a compacted copy.
+        """
+        noted, last = self._transaction.get(INDEX_KEY), self.meta.blocks - 1
+        if noted is None or zlib.crc32(noted[4:]) != int.from_bytes(noted[:4], "little"):
+            return None
+        addresses = np.frombuffer(noted, "<i8", offset=4) + self._address(0)
+        if len(addresses) != last or self._address(last - 1) != addresses[-1]:
+            return None
+        return np.append(addresses, self._address(last))
+
+    def _address(self, number: int, length: int | None = None) -> int:
+        """Where a block, of ``length`` if that is given, begins in memory."""
+        value = self._transaction.get(block_key(number))
+        if value is None:
+            raise StoreError(f"{self.where(number)} is missing; build it again")
+        if length is not None and len(value) != length:
+            raise StoreError(f"{self.where(number)}: {len(value)} bytes are not the {length} that its rows take")
+        return address_of(value)
+
+
+def address_of(value: Any) -> int:
+    """Where in memory a value of LMDB's begins."""
+    return np.frombuffer(value, np.uint8).ctypes.data
 
 
 def view(address: int, length: int, owner: object) -> memoryview:
@@ -148,23 +170,6 @@ def view(address: int, length: int, owner: object) -> memoryview:
     buffer = (ctypes.c_char * length).from_address(address)
     buffer.owner = owner  # type: ignore[attr-defined]
     return memoryview(buffer).toreadonly()
-
-
-def rows_at_byte(maps: "tuple[StoreMap, ...]") -> tuple[np.ndarray, np.ndarray]:
-    """An array with an element, a whole row, at *every* byte from the first block's to the last row's of all ``maps``;
-    and where in it the first row of each block is, int64 [blocks].
-
-    One fancy index of byte offsets (start of the block + row * row_bytes) then gathers rows of any blocks of any map at
-    memcpy's speed, which a loop over thousands of blocks would not. What lies between the maps must not be touched.
-    """
-    addresses = np.concatenate([opened.addresses for opened in maps])
-    row_bytes = maps[0].row_bytes
-    if not len(addresses):
-        return np.empty(0, f"V{row_bytes}"), addresses
-    first = int(addresses.min())
-    span = int((addresses + np.concatenate([opened.lengths for opened in maps])).max()) - first
-    rows = np.ndarray((span - row_bytes + 1,), f"V{row_bytes}", view(first, span, maps), 0, (1,))
-    return rows, addresses - first + BLOCK_HEADER_BYTES
 
 
 # LMDB allows a file to be open once in a process (a forked child included), so stores of one file share its map.

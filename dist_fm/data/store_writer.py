@@ -1,6 +1,7 @@
 """Writing blocks of records into LMDB: once, in order.
 
-Keys are 8-byte big-endian block numbers and, last, ``meta``: a store without it was never finished and does not open.
+Keys are 8-byte big-endian block numbers, ``index`` (where the blocks are, for opening without looking each up), and,
+last, ``meta``: a store without it was never finished and does not open.
 Every block holds ``block_rows`` rows, the last one the rest. Axes: N rows.
 """
 
@@ -9,12 +10,13 @@ import json
 import os
 import pathlib
 import shutil
+import zlib
 
 import lmdb
 import numpy as np
 
 from dist_fm.data.records import RecordLayout, encode_block
-from dist_fm.data.store_map import META_KEY, StoreError, StoreMeta, block_key
+from dist_fm.data.store_map import INDEX_KEY, META_KEY, StoreError, StoreMeta, address_of, block_key
 
 DEFAULT_BLOCK_ROWS = 8192
 DEFAULT_MAP_SIZE = 1 << 40  # address space, not disk: the file only grows as far as it is written
@@ -45,6 +47,7 @@ class BlockWriter:
         self._num_pending = 0
         self._rows = self._blocks = self._positives = self._uncommitted_bytes = 0
         self._label_sum = 0.0
+        self._addresses: list[int] = []
         self._transaction: lmdb.Transaction | None = None
         self._meta: StoreMeta | None = None
         try:
@@ -101,6 +104,10 @@ class BlockWriter:
             **layout,
         )
         try:
+            # Smaller blocks lie in pages of the B-tree, which move; there, to look them all up reads little.
+            if self._blocks > 1 and self._pending.nbytes >= self._env.stat()["psize"]:
+                self._commit()
+                self._put_entry(INDEX_KEY, _index(self._addresses))
             self._put_entry(META_KEY, json.dumps(dataclasses.asdict(meta)).encode())
             self._commit()
             self._env.sync(True)
@@ -140,6 +147,9 @@ class BlockWriter:
         if self._transaction is not None:
             self._transaction.commit()
             self._transaction = None
+            with self._env.begin(buffers=True) as written:
+                new = range(len(self._addresses), self._blocks)
+                self._addresses += [address_of(written.get(block_key(number))) for number in new]
         self._uncommitted_bytes = 0
 
     def _failure(self, error: Exception) -> StoreError:
@@ -162,3 +172,9 @@ def sync_directory(path: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _index(addresses: list[int]) -> bytes:
+    """A CRC-32, and the bytes from the first block to each but the last, which may be so short that it moves."""
+    offsets = (np.array(addresses[:-1], "<i8") - addresses[0]).tobytes()
+    return zlib.crc32(offsets).to_bytes(4, "little") + offsets
