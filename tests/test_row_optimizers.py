@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import host_batch, make_engine, make_schema
 
+from dist_fm.data.schema import EMPTY, Field, Label, Schema
 from dist_fm.errors import UserError
 from dist_fm.tables.rules import FTRL, ROW_OPTIMIZERS
 
@@ -159,6 +160,19 @@ def test_where_every_row_is_touched_sparse_is_dense(dense, sparse):
         ends.append((state.table, state.params, metrics.gradient_norm))
     for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_empty_slots_have_no_part_in_the_norm():
+    """Also where records have no values, which would make their rows, and so their gradients, zero."""
+    lists = Field("list", "categorical", 8, 6, slots=3, transform={"pool": "sum"})
+    schema = Schema("lists", (Field("one", "categorical", 6, 0), lists), Label("label", "binary"))
+    batch = host_batch(schema, 8, 8)
+    batch["rows"][:, 2:] = EMPTY
+    norms = []
+    for update in ("dense", "sparse"):
+        engine = make_engine("fm", 1, schema, {"tables": {"update": update}})
+        norms.append(float(engine.train_step(engine.init(), put(engine, batch))[1].gradient_norm))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6) and norms[0] > 0
 
 
 def test_lazy_adam_differs_from_dense_where_rows_rest():

@@ -18,7 +18,8 @@ from data_tools.plan import BuildOptions
 from data_tools.verify import verify
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import EMPTY, read_schema
-from dist_fm.data.store import BlockStore, BlockWriter
+from dist_fm.data.store import BlockStore
+from dist_fm.data.store_writer import BlockWriter
 from dist_fm.flags import load_config, parse_flags
 from dist_fm.parallel.mesh import make_mesh
 from dist_fm.run_dir import RunDir

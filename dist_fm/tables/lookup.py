@@ -92,9 +92,11 @@ class Lookup:
         return jax.lax.all_gather(rows, DEVICE, tiled=True)
 
     def merge(self, ids: jax.Array, rows: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Every touched row once, with its gradient summed over the hosts; the identity on one host."""
+        """Every touched row once, with its gradient summed over the hosts; that of ids out of range is zero."""
         if self.hosts == 1:
-            return ids, rows, gradient
+            limit = self._shard_rows if self.sharded else self.spec.padded_rows
+            # Empty slots read such a row: what they would change in it must not count in the norm, by which is clipped.
+            return ids, rows, jnp.where((ids < limit)[:, None], gradient, 0)
         if self.sharded:
             local = lambda ids, rows, gradient, first: sum_duplicates(ids, rows, gradient, self._shard_rows)
             return self._on_shards(local, self.unique, self.unique, self.unique, outputs=3)(ids, rows, gradient)
