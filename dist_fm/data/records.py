@@ -49,10 +49,11 @@ class RecordLayout:
     @property
     def words(self) -> int:
         """Words (of 4 bytes) in a row."""
-        return self._first_id + self.slots * (2 if self.has_values else 1)
+        return self.first_id + self.slots * (2 if self.has_values else 1)
 
     @property
-    def _first_id(self) -> int:
+    def first_id(self) -> int:
+        """The word of a row's first id."""
         return 1 + self.has_weights + self.has_groups
 
     def pack(
@@ -95,15 +96,15 @@ class RecordLayout:
 
     def groups(self, rows: np.ndarray) -> np.ndarray | None:
         """int32 [N], or None when the layout has no groups."""
-        return rows[:, self._first_id - 1] if self.has_groups else None
+        return rows[:, self.first_id - 1] if self.has_groups else None
 
     def ids(self, rows: np.ndarray) -> np.ndarray:
         """Table row ids int32 [N, S]; ``EMPTY`` in an empty slot."""
-        return rows[:, self._first_id : self._first_id + self.slots]
+        return rows[:, self.first_id : self.first_id + self.slots]
 
     def values(self, rows: np.ndarray) -> np.ndarray | None:
         """float32 [N, S], or None when the layout has no values (each filled slot then counts 1, an empty one 0)."""
-        return rows.view("<f4")[:, self._first_id + self.slots :] if self.has_values else None
+        return rows.view("<f4")[:, self.first_id + self.slots :] if self.has_values else None
 
 
 def encode_block(rows: np.ndarray) -> bytes:

@@ -40,8 +40,8 @@ class BatchSource:
         share = self.padded_size // self.hosts
         return slice(min(self.host * share, rows), min((self.host + 1) * share, rows))
 
-    def batch(self, parts: Parts) -> HostBatch:
-        """A padded batch from this host's rows, with padding where there are none; the arrays are views of one."""
+    def join(self, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
+        """This host's rows of a batch, with padding where there are none, int32 [share, words]; and the mask."""
         share = self.padded_size // self.hosts
         mask = np.ones(share, np.float32)
         if len(parts) == 1 and len(parts[0][1]) == share and parts[0][1].flags.writeable:
@@ -55,6 +55,10 @@ class BatchSource:
                     mask[place : place + len(rows)] = 1
             for place, rows in parts:
                 words[place : place + len(rows)] = rows
+        return words, mask
+
+    def batch(self, words: np.ndarray, mask: np.ndarray) -> HostBatch:
+        """A batch of joined rows, as views of them."""
         weights, values = self.layout.weights(words), self.layout.values(words)
         batch = {"labels": self.layout.labels(words), "mask": mask, "rows": self.layout.ids(words)}
         batch["weights"] = mask.copy() if weights is None else weights
@@ -94,7 +98,7 @@ class TrainSource(BatchSource):
         else:
             self.shuffle = WindowShuffle(store, batch_size, self._places, seed, windows)
         kinds = np.array([field.kind for field in schema.fields])[schema.slot_fields]
-        self._chosen = functools.lru_cache(maxsize=2)(self._draw_chosen)  # two, as threads may be a draw apart
+        self._unseen = functools.lru_cache(maxsize=2)(self._draw_unseen)  # two, as threads may be a draw apart
         self._may_be_unseen = kinds != "numeric"
         self._unseen_rows = schema.slot_offsets
 
@@ -102,29 +106,33 @@ class TrainSource(BatchSource):
         return self.steps
 
     def __getitem__(self, step: int) -> HostBatch:
-        batch = self.batch(self.shuffle.read(*divmod(step, self.steps_per_epoch)))
-        self._forget(batch["rows"], step)
-        return batch
+        words, mask = self.join(self.shuffle.read(*divmod(step, self.steps_per_epoch)))
+        if self.unseen_rate:
+            self._forget(words, step)
+        return self.batch(words, mask)
 
-    def _forget(self, rows: np.ndarray, step: int) -> None:
-        """Makes ids unseen in this host's ``rows`` [share, S] of the global batch."""
-        if not self.unseen_rate:
-            return
-        slots = rows.shape[1]
-        draw, at = divmod(step, _STEPS_A_DRAW)
-        first, end = ((at * self.batch_size + place) * slots for place in (self._places.start, self._places.stop))
-        chosen = self._chosen(draw)
-        chosen = chosen[slice(*np.searchsorted(chosen, [first, end]))] - first
+    def _forget(self, words: np.ndarray, step: int) -> None:
+        """Makes ids unseen in this host's rows [share, words] of the global batch."""
+        draw, number = divmod(step, _STEPS_A_DRAW)
+        at, unseen = self._unseen(draw)[number]
+        flat = words.reshape(-1)
+        ids = flat[at]
+        flat[at] = np.where(ids == EMPTY, EMPTY, unseen)
+
+    def _draw_unseen(self, draw: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Which words of this host's rows become unseen rows, and of which field, in each of some steps' batches."""
+        slots, width = self.schema.num_slots, self.layout.words
+        rows = _STEPS_A_DRAW * self.batch_size
+        chosen = _chosen(generator(UNSEEN, self.seed, draw), rows * slots, self.unseen_rate)
         row = chosen // slots
         slot = chosen - row * slots
-        keep = self._may_be_unseen[slot] & (rows[row, slot] != EMPTY)
-        row, slot = row[keep], slot[keep]
-        rows[row, slot] = self._unseen_rows[slot]
-
-    def _draw_chosen(self, draw: int) -> np.ndarray:
-        """Which places of the slots of some steps' batches are made unseen, one batch behind the other, ascending."""
-        count = _STEPS_A_DRAW * self.batch_size * self.schema.num_slots
-        return _chosen(generator(UNSEEN, self.seed, draw), count, self.unseen_rate)
+        row, slot = row[self._may_be_unseen[slot]], slot[self._may_be_unseen[slot]]
+        at, unseen = row * width + self.layout.first_id + slot, self._unseen_rows[slot]
+        steps = []
+        for first in range(self._places.start, rows, self.batch_size):
+            begin, end = np.searchsorted(row, [first, first + self._places.stop - self._places.start])
+            steps.append((at[begin:end] - first * width, unseen[begin:end]))
+        return steps
 
 
 def _chosen(random: np.random.Generator, count: int, rate: float) -> np.ndarray:
@@ -173,4 +181,4 @@ class EvalSource(BatchSource):
     def __getitem__(self, index: int) -> HostBatch:
         start = index * self.batch_size
         part = self.host_part(min(self.batch_size, self.store.rows - start))
-        return self.batch([(0, self.store.slice(start + part.start, start + part.stop))])
+        return self.batch(*self.join([(0, self.store.slice(start + part.start, start + part.stop))]))
