@@ -36,6 +36,8 @@ bench: $(READY)
 		--peer_seconds=10) --output=bench-results/step.json
 	$(BENCH)/tables.py --rows=1_000_000,10_000_000 --rounds=1 --output=bench-results/tables.json
 	$(BENCH)/end_to_end.py --rounds=1 --output=bench-results/end_to_end.json
+	$(BENCH)/convert.py --rows=500_000 --rounds=1 --output=bench-results/convert.json \
+		$(if $(PEER_PYTHON),--peer_python=$(PEER_PYTHON))
 	$(BENCH)/loader.py --rounds=1 --rows=1_000_000 --output=bench-results/loader.json \
 		$(if $(PEER_PYTHON),--peer_python=$(PEER_PYTHON))
 

@@ -239,6 +239,18 @@ def test_the_loader_is_timed_in_every_way(script):
     assert "| ours | window | 128 | grain |" in text and all(line["rows_per_s"] > 0 for line in lines)
 
 
+def test_a_build_is_timed_with_its_memory(monkeypatch, capsys):
+    monkeypatch.setattr(load.time, "sleep", lambda seconds: None)
+    call(monkeypatch, "convert", "--rows=2_000", "--rounds=1", "--workers=1")
+    convert = importlib.import_module("convert")
+    record = convert.measure(
+        [sys.executable, "-c", "x = bytes(range(256)) * (1 << 20); import time; time.sleep(.5)"], 100
+    )
+    assert record["peak_bytes"] > 256 << 20 and 0 < record["rows_per_s"] <= 200
+    with pytest.raises(subprocess.CalledProcessError):
+        convert.measure([sys.executable, "-c", "raise SystemExit(1)"], 100)
+
+
 def test_a_measurement_that_fails_is_a_line_and_an_exit_code(monkeypatch, capsys):
     monkeypatch.setattr(load.time, "sleep", lambda seconds: None)
     report = common.Report("step", None)
@@ -259,7 +271,7 @@ def test_steps_and_tables_import_neither_grain_nor_lmdb():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("script", ["peers.py", "peer_loader.py"])
+@pytest.mark.parametrize("script", ["peers.py", "peer_loader.py", "peer_convert.py"])
 def test_peers_import_nothing_of_ours(script):
     tree = ast.parse((BENCHMARKS / script).read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

@@ -58,7 +58,12 @@ def compare(report: Report, options: argparse.Namespace, folder: pathlib.Path, r
     ours += common.as_flags({"workers": options.workers})
     sides = {"dist_fm": ours}
     if options.peer_python:
-        sides["torchfm"] = [options.peer_python, str(common.HERE / "peer_data.py"), "convert", str(raw), str(made)]
+        sides["torchfm"] = [
+            options.peer_python,
+            str(common.HERE / "peer_convert.py"),
+            f"--input={raw}",
+            f"--output={made}",
+        ]
     found: dict[str, list[Record]] = {side: [] for side in sides}
     for number in range(options.rounds):
         for side, command in sides.items():
