@@ -50,8 +50,8 @@ class StoreMeta:
 class StoreMap:
     """One mapped store of this process, and the ``addresses`` of its blocks' bytes.
 
-    LMDB maps the file as one region. What ``block`` returns holds this object, and it the mapping,
-    so that nothing is unmapped while an array can still be read.
+    LMDB maps the file as one region. What ``block`` returns holds this object, and it the mapping, so that nothing is
+    unmapped while an array can still be read.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -132,30 +132,30 @@ class StoreMap:
         found = self._env.stat()["entries"] - 1 - (self._transaction.get(INDEX_KEY) is not None)
         if found != meta.blocks:
             raise StoreError(f"{self.path}: {found} of {meta.blocks} blocks are there; build it again")
-        addresses = self._noted_addresses()
+        addresses = self._noted_addresses(lengths)
         if addresses is None:
-            addresses = np.fromiter(map(self._address, range(meta.blocks), lengths.tolist()), np.int64, meta.blocks)
+            addresses = np.fromiter(map(self._address, range(meta.blocks), lengths), np.int64, meta.blocks)
         return addresses, lengths
 
-    def _noted_addresses(self) -> np.ndarray | None:
+    def _noted_addresses(self, lengths: np.ndarray) -> np.ndarray | None:
         """Where the writer saw the blocks: to look one up has py-lmdb read all of it from disk.
 
         None where it noted nothing, as for small blocks, or where they lie otherwise, as in a compacted copy.
         """
-        noted, last = self._transaction.get(INDEX_KEY), self.meta.blocks - 1
+        noted, last = self._transaction.get(INDEX_KEY), len(lengths) - 1
         if noted is None or zlib.crc32(noted[4:]) != int.from_bytes(noted[:4], "little"):
             return None
-        addresses = np.frombuffer(noted, "<i8", offset=4) + self._address(0)
-        if len(addresses) != last or self._address(last - 1) != addresses[-1]:
+        addresses = np.frombuffer(noted, "<i8", offset=4) + self._address(0, lengths[0])
+        if len(addresses) != last or self._address(last - 1, lengths[0]) != addresses[-1]:
             return None
-        return np.append(addresses, self._address(last))
+        return np.append(addresses, self._address(last, lengths[last]))
 
-    def _address(self, number: int, length: int | None = None) -> int:
-        """Where a block, of ``length`` if that is given, begins in memory."""
+    def _address(self, number: int, length: int) -> int:
+        """Where a block of ``length`` bytes begins in memory."""
         value = self._transaction.get(block_key(number))
         if value is None:
             raise StoreError(f"{self.where(number)} is missing; build it again")
-        if length is not None and len(value) != length:
+        if len(value) != length:
             raise StoreError(f"{self.where(number)}: {len(value)} bytes are not the {length} that its rows take")
         return address_of(value)
 
