@@ -126,7 +126,9 @@ class TrainSource(BatchSource):
         chosen = _chosen(generator(UNSEEN, self.seed, draw), rows * slots, self.unseen_rate)
         row = chosen // slots
         slot = chosen - row * slots
-        row, slot = row[self._may_be_unseen[slot]], slot[self._may_be_unseen[slot]]
+        if not self._may_be_unseen.all():
+            kept = self._may_be_unseen[slot]
+            row, slot = row[kept], slot[kept]
         at, unseen = row * width + self.layout.first_id + slot, self._unseen_rows[slot]
         steps = []
         for first in range(self._places.start, rows, self.batch_size):
@@ -140,10 +142,15 @@ def _chosen(random: np.random.Generator, count: int, rate: float) -> np.ndarray:
     if rate >= 1:
         return np.arange(count)
     expected = count * rate
-    positions = np.cumsum(random.geometric(rate, int(expected + 6 * expected**0.5 + 16))) - 1
+    positions = np.cumsum(_gaps(random, rate, int(expected + 6 * expected**0.5 + 16))) - 1
     while positions[-1] < count:
-        positions = np.append(positions, positions[-1] + np.cumsum(random.geometric(rate, 64)))
+        positions = np.append(positions, positions[-1] + np.cumsum(_gaps(random, rate, 64)))
     return positions
+
+
+def _gaps(random: np.random.Generator, rate: float, count: int) -> np.ndarray:
+    """Geometric numbers, 1 on: whole parts of exponential ones, in a fifth of the time of NumPy's ``geometric``."""
+    return (random.standard_exponential(count) / -np.log1p(-rate)).astype(np.int64) + 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dist_fm.data.records import READ_AHEAD
 from dist_fm.data.store import BlockStore
-from dist_fm.data.streams import BLOCKS, WINDOW, generator
+from dist_fm.data.streams import BLOCKS, WINDOW, generator, shuffled
 
 
 class Windows(NamedTuple):
@@ -31,24 +30,23 @@ class _Plan(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """The reader's rows ``first`` to ``end`` of an epoch, int32 [n, words]."""
+    """Which rows of the store are the reader's ``first`` to ``end`` of an epoch: int64 [n]."""
 
     epoch: int
     first: int
     end: int
-    words: np.ndarray
+    rows: np.ndarray
 
 
 class Reader:
-    """``rows`` of a store in an order drawn from (seed, epoch, number), of which every batch takes ``part``.
+    """``rows`` of a store in an order drawn from (seed, epoch, number).
 
-    The blocks at both ends may be shared with other readers, and are read by each. Held are one window and, while
-    threads that are some batches behind may want it, the one before.
+    The blocks at both ends may be shared with other readers, and are read by each. Held are one window and, as threads
+    that are some batches behind may want it, the one before.
     """
 
-    def __init__(self, store: BlockStore, rows: range, seed: int, number: int, windows: Windows, part: int):
+    def __init__(self, store: BlockStore, rows: range, seed: int, number: int, windows: Windows):
         self._store, self._rows, self._seed, self._number, self._windows = store, rows, seed, number, windows
-        self._rows_apart = READ_AHEAD * part
         self._lock = threading.Lock()
         self._plan: _Plan | None = None
         self.held: tuple[_Window, ...] = ()  # the newest first; replaced, never changed, so that to look needs no lock
@@ -57,16 +55,12 @@ class Reader:
         return len(self._rows)
 
     def read(self, epoch: int, first: int, end: int) -> np.ndarray:
-        """Of rows ``first`` to ``end`` of an epoch those in the window of the first, read-only."""
+        """Of the reader's ``first`` to ``end`` of an epoch those in the window of the first: which rows, int64 [n]."""
         window = self._find(epoch, first)
         if window is None:
             with self._lock:
                 window = self._find(epoch, first) or self._open(epoch, first)
-        elif len(self.held) > 1 and first - window.first > self._rows_apart:
-            with self._lock:
-                if window is self.held[0]:
-                    self.held = (window,)
-        return window.words[first - window.first : end - window.first]
+        return window.rows[first - window.first : end - window.first]
 
     def _find(self, epoch: int, row: int) -> _Window | None:
         for window in self.held:
@@ -75,20 +69,17 @@ class Reader:
         return None
 
     def _open(self, epoch: int, row: int) -> _Window:
-        """Reads the window that holds ``row``; the blocks of the next are on their way from the disk meanwhile."""
+        """Draws the window that holds ``row``; its blocks, and the next one's, are on their way from the disk then."""
         if self._plan is None or self._plan.epoch != epoch:
             self._plan = self._draw(epoch)
         plan = self._plan
         number = bisect.bisect_right(plan.first_rows, row) - 1
         begin, end, *after = plan.first_blocks[number : number + 3]
-        self.held = self.held[:1]
         self._store.will_need(plan.blocks[begin : after[0] if after else end])
         rows = np.concatenate([self._own_rows(block) for block in plan.blocks[begin:end].tolist()])
-        generator(WINDOW, self._seed, epoch, self._number, number).shuffle(rows)
-        words = self._store.gather(rows)
-        words.flags.writeable = False
-        window = _Window(epoch, plan.first_rows[number], plan.first_rows[number + 1], words)
-        self.held = (window, *self.held)
+        rows = shuffled(rows, generator(WINDOW, self._seed, epoch, self._number, number))
+        window = _Window(epoch, plan.first_rows[number], plan.first_rows[number + 1], rows)
+        self.held = (window, *self.held[:1])
         return window
 
     def _own_rows(self, block: int) -> np.ndarray:
