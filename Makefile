@@ -22,8 +22,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Compiling is most of the fast tests' time, and LLVM's optimizations half of that. The slow tests run what users run.
 test: lint
-	$(BIN)/pytest -n 2 -m 'not slow'
+	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(BIN)/pytest -n 2 -m 'not slow'
 
 test-slow: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(LOCK) -e '.[test,ray]'

@@ -160,6 +160,12 @@ class StoreMap:
         return address_of(value)
 
 
+def drop_pages(address: int, length: int) -> None:
+    """Takes the pages of a mapped file out of this process's memory; to read them again is to read the file."""
+    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    _madvise(first, max(address + length - first, 0) // mmap.PAGESIZE * mmap.PAGESIZE, mmap.MADV_DONTNEED)
+
+
 def address_of(value: Any) -> int:
     """Where in memory a value of LMDB's begins."""
     return np.frombuffer(value, np.uint8).ctypes.data

@@ -16,7 +16,7 @@ import lmdb
 import numpy as np
 
 from dist_fm.data.records import RecordLayout, encode_block
-from dist_fm.data.store_map import INDEX_KEY, META_KEY, StoreError, StoreMeta, address_of, block_key
+from dist_fm.data.store_map import INDEX_KEY, META_KEY, StoreError, StoreMeta, address_of, block_key, drop_pages
 
 DEFAULT_BLOCK_ROWS = 8192
 DEFAULT_MAP_SIZE = 1 << 40  # address space, not disk: the file only grows as far as it is written
@@ -148,8 +148,11 @@ class BlockWriter:
             self._transaction.commit()
             self._transaction = None
             with self._env.begin(buffers=True) as written:
-                new = range(len(self._addresses), self._blocks)
-                self._addresses += [address_of(written.get(block_key(number))) for number in new]
+                numbers = range(len(self._addresses), self._blocks)
+                new = [address_of(written.get(block_key(number))) for number in numbers]
+                if new:  # LMDB has read them, and would keep the whole file in memory in the end
+                    drop_pages(min(new), max(new) - min(new) + self._pending.nbytes)
+                self._addresses += new
         self._uncommitted_bytes = 0
 
     def _failure(self, error: Exception) -> StoreError:
