@@ -1,6 +1,5 @@
 """build-lmdb: raw files into a data set. Their text is parsed once; training rows are counted, then all rows coded."""
 
-import contextlib
 import dataclasses
 import pathlib
 import shutil
@@ -10,19 +9,15 @@ import numpy as np
 
 from data_tools import split as splitting
 from data_tools.advice import warnings
-from data_tools.encode import Encoder
 from data_tools.entry_fields import with_entries
 from data_tools.errors import DataError
 from data_tools.learning import learn
 from data_tools.manifest import QUARANTINE, Manifest, describe_files, sum_file, sync_file
 from data_tools.plan import BuildOptions, Plan
-from data_tools.portions import Portion
-from data_tools.progress import Progress
 from data_tools.raw_rows import RawRows, read_rows
 from data_tools.split import SPLITS
 from data_tools.staging import check_output, staged
-from dist_fm.data.records import RecordLayout
-from dist_fm.data.shards import SplitWriter
+from data_tools.writing import write
 
 
 def build(options: BuildOptions, say: Callable[[str], None] = print) -> Manifest:
@@ -71,7 +66,7 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
     if not (splits == 0).any():
         raise DataError(f"--split={plan.options.split} leaves none of the {len(splits)} rows for training")
     encoder, distinct = learn(plan, rows, splits == 0, staging)
-    counts = _write(plan, encoder, rows, splits, staging)
+    counts = write(plan, encoder, rows, splits, staging)
     for warning in warnings(encoder.schema.fields, distinct, plan.label, counts["train"]):
         say(warning)
     schema = dataclasses.replace(encoder.schema, counts=counts)
@@ -104,37 +99,3 @@ def _assign(plan: Plan, rows: RawRows) -> np.ndarray:
         column = rows.coded[user.columns[0]]
         users = column.codes, column.values
     return splitting.assign(kind, rows.count, plan.options.fractions, plan.options.seed, times, *users)
-
-
-def _write(
-    plan: Plan, encoder: Encoder, rows: RawRows, splits: np.ndarray, staging: pathlib.Path
-) -> dict[str, dict[str, int]]:
-    """Writes the stores; returns the schema's counts."""
-    layout = RecordLayout.for_schema(encoder.schema)
-    group = plan.format.layout.group
-    groups = None if group is None else rows.coded[group].codes
-    encoding = plan.spread(_encode, (encoder, layout), rows.by_portion(splits, groups))
-    options = {name: getattr(plan.options, name) for name in ("shards", "block_rows", "map_size")}
-    of_splits = np.bincount(splits, minlength=len(SPLITS)).tolist()
-    with contextlib.ExitStack() as stack, encoding as encoded:
-        writers = [
-            stack.enter_context(SplitWriter(staging, name, count, layout, **options))
-            for name, count in zip(SPLITS, of_splits, strict=True)
-        ]
-        with Progress("writing", rows.count, "row") as progress:
-            for (path, count), records in zip(rows.portions, encoded, strict=True):
-                for writer, own in zip(writers, records, strict=True):
-                    writer.append(own)
-                path.unlink()  # the data set takes about the room that they did
-                progress.advance(count, count)
-        return {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}
-
-
-def _encode(
-    shared: tuple[Encoder, RecordLayout], task: tuple[pathlib.Path, np.ndarray, np.ndarray | None]
-) -> list[np.ndarray]:
-    """The records of one portion for each split."""
-    (encoder, layout), (path, splits, groups) = shared, task
-    portion = Portion.load(path)
-    records = layout.pack(portion.labels, *encoder.encode(portion.columns), portion.weights, groups)
-    return [records[splits == number] for number in range(len(SPLITS))]

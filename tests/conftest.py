@@ -17,7 +17,8 @@ import pytest
 
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import EMPTY, Field, Label, Schema
-from dist_fm.data.shards import SplitWriter
+from dist_fm.data.shards import shard_ends, store_names
+from dist_fm.data.store_writer import BlockWriter
 
 jax.devices()  # before a test that asks for fewer devices starts the backend with those alone
 SHARED = pathlib.Path(__file__).parent.parent.parent / "shared"
@@ -58,13 +59,22 @@ def write_data_set(directory: pathlib.Path, schema: Schema, rows=(900, 150, 150)
             labels = score.astype(np.float32)
         values = rng.normal(1, 0.3, ids.shape).astype(np.float32) if schema.has_values else None
         sample_weights = rng.random(n).astype(np.float32) + 0.5 if schema.has_weights else None
-        with SplitWriter(directory, split, n, layout, shards=shards, block_rows=128) as writer:
-            writer.append(layout.pack(labels, ids.astype(np.int32), values, sample_weights))
+        words = layout.pack(labels, ids.astype(np.int32), values, sample_weights)
+        write_split(directory, split, words, layout, shards, block_rows=128)
         counts[split] = {"rows": n}
     schema = dataclasses.replace(schema, counts=counts)
     (directory / "schema.json").write_text(schema.to_json(), encoding="utf-8")
     (directory / "manifest.json").write_text(json.dumps({"counts": counts}), encoding="utf-8")
     return directory
+
+
+def write_split(directory, split, rows, layout, shards=1, *, block_rows, portions=()):
+    """A split's stores: its ``rows`` in ``shards``, each appended in parts cut at ``portions``."""
+    ends = shard_ends(len(rows), shards, block_rows)
+    for name, first, end in zip(store_names(split, shards), [0, *ends], ends, strict=False):
+        with BlockWriter(directory / name, layout, block_rows) as writer:
+            for part in np.split(rows[first:end], [at - first for at in portions if first < at < end]):
+                writer.append(part)
 
 
 @pytest.fixture(scope="session")

@@ -45,13 +45,14 @@ def same_files(left, right):
     return names == others and filecmp.cmpfiles(left, right, names, shallow=False)[1:] == ([], [])
 
 
-@pytest.mark.parametrize("split", ["random", "leave_one_out"])
-def test_workers_memory_and_pieces_do_not_change_a_byte(tmp_path, ratings, split):
+@pytest.mark.parametrize("split, shards", [("random", 1), ("leave_one_out", 1), ("random", 3)])
+def test_workers_memory_and_pieces_do_not_change_a_byte(tmp_path, ratings, split, shards):
     path, _ = ratings
-    make(path, tmp_path / "alone", split=split, block_rows=100)
+    given = {"split": split, "shards": shards, "block_rows": 100}
+    make(path, tmp_path / "alone", **given)
     for workers, memory_bytes, chunk_bytes in ((3, 1 << 30, 500), (2, 1, 3000)):
         options = {"workers": workers, "memory_bytes": memory_bytes, "chunk_bytes": chunk_bytes}
-        done = run_build(path, tmp_path / "spread", split=split, block_rows=100, **options)
+        done = run_build(path, tmp_path / "spread", **given, **options)
         assert done.returncode == 0, done.stderr
         assert same_files(tmp_path / "alone", tmp_path / "spread")
         shutil.rmtree(tmp_path / "spread")
@@ -61,8 +62,9 @@ def test_workers_memory_and_pieces_do_not_change_a_byte(tmp_path, ratings, split
 def test_ray_gives_the_same_bytes_and_errors(tmp_path, ratings):
     pytest.importorskip("ray", reason="needs the extra ray")
     path, _ = ratings
-    make(path, tmp_path / "alone", split="user", block_rows=100)
-    done = run_build(path, tmp_path / "ray", split="user", block_rows=100, chunk_bytes=3000, engine="ray", workers=2)
+    given = {"split": "user", "block_rows": 100, "shards": 2}
+    make(path, tmp_path / "alone", **given)
+    done = run_build(path, tmp_path / "ray", **given, chunk_bytes=3000, engine="ray", workers=2)
     assert done.returncode == 0, done.stderr
     assert same_files(tmp_path / "alone", tmp_path / "ray")
     done = run_build(path, tmp_path / "strict", format="criteo", engine="ray", workers=2)
