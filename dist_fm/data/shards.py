@@ -39,6 +39,6 @@ def open_split(directory: str | os.PathLike, split: str) -> BlockStore:
 
 
 def shard_ends(rows: int, shards: int, block_rows: int) -> list[int]:
-    """Where each of the ``shards`` of a split's ``rows`` ends: all but the last hold whole blocks, about as many each."""
+    """Where each of the ``shards`` of ``rows`` rows ends: all but the last hold whole blocks, about as many each."""
     blocks = -(-rows // block_rows)
     return [min((number + 1) * blocks // shards * block_rows, rows) for number in range(shards)]
