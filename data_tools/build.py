@@ -60,7 +60,7 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
     scratch.mkdir()
     with open(staging / QUARANTINE, "w", encoding="utf-8") as quarantine:
         rows = read_rows(plan, scratch, quarantine)
-    if plan.options.split == "random" and rows.times is not None:
+    if plan.options.split == "random" and rows.has_times:
         say("note: a random split of rows that have timestamps looks into the future; --split=time does not")
     splits = _assign(plan, rows)
     if not (splits == 0).any():
@@ -93,7 +93,7 @@ def _assign(plan: Plan, rows: RawRows) -> np.ndarray:
     if kind == "files":
         numbers = [number for _, number in plan.files]
         return np.repeat(np.array(numbers, np.uint8), [about["rows_good"] for about in rows.inputs])
-    times = np.concatenate(rows.times) if kind in splitting.NEEDS_TIMES and rows.times is not None else None
+    times = np.concatenate(rows.times) if kind in splitting.NEEDS_TIMES else None
     users: tuple[np.ndarray | None, list[str]] = (None, [])
     if kind in splitting.NEEDS_USERS and (user := plan.field_of("user")) is not None:
         column = rows.coded[user.columns[0]]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_tools.errors import DataError
-from dist_fm.data.schema import FORMAT_VERSION
+from dist_fm.data.schema import FORMAT_VERSION, is_finished
 
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.tsv"
@@ -41,7 +41,7 @@ class Manifest:
     def load(cls, directory: pathlib.Path) -> "Manifest":
         """Raises ``DataError`` if there is none, or one that cannot be read."""
         path = directory / MANIFEST
-        if not path.is_file():
+        if not is_finished(directory):
             raise DataError(f"{directory} has no {MANIFEST}, so it is not a finished data set")
         try:
             about = json.loads(path.read_text(encoding="utf-8"))

@@ -28,13 +28,14 @@ from data_tools.vocab import escape
 class RawRows:
     """What was read: ``portions``, files with the number of their rows; N rows in all.
 
-    ``times`` int64 [N] by portion, if all files have them. ``coded``: the columns that a build needs of all rows at
-    once, which are few.
+    ``has_times`` says whether all files have timestamps; ``times`` int64 [N] by portion are kept where the split needs
+    them. ``coded``: the columns that a build needs of all rows at once, which are few.
     """
 
     inputs: list[dict[str, Any]]
     portions: list[tuple[pathlib.Path, int]]
-    times: list[np.ndarray] | None
+    has_times: bool
+    times: list[np.ndarray]
     coded: dict[str, "CodedColumn"]
 
     @property
@@ -74,7 +75,7 @@ class CodedColumn:
 
 def read_rows(plan: Plan, scratch: pathlib.Path, quarantine: TextIO) -> RawRows:
     """Parses all files into portions in ``scratch``, bad rows into ``quarantine``; raises ``DataError``."""
-    found = RawRows([], [], [], {name: CodedColumn() for name in _coded_columns(plan)})
+    found = RawRows([], [], True, [], {name: CodedColumn() for name in _coded_columns(plan)})
     first_bad = None
     left = plan.options.rows
     quarantine.write("file\tline\treason\traw\n")
@@ -83,10 +84,9 @@ def read_rows(plan: Plan, scratch: pathlib.Path, quarantine: TextIO) -> RawRows:
         opened = open_rows(plan.format.layout, path, label=plan.label, chunk_bytes=plan.options.chunk_bytes)
         first = None if left is None else FirstRows(opened, path, left)
         reader = plan.with_negatives(first or opened)
-        if not reader.has_times:
-            found.times = None
-            if plan.options.split in splitting.NEEDS_TIMES:
-                raise DataError(f"{path} has no timestamp column, which --split={plan.options.split} needs")
+        found.has_times &= reader.has_times
+        if plan.options.split in splitting.NEEDS_TIMES and not reader.has_times:
+            raise DataError(f"{path} has no timestamp column, which --split={plan.options.split} needs")
         rows = good = 0
         keeper = _Keeper(columns, list(found.coded), scratch, len(found.portions))
         with (
@@ -100,7 +100,7 @@ def read_rows(plan: Plan, scratch: pathlib.Path, quarantine: TextIO) -> RawRows:
                 if first_bad and plan.options.strict:
                     raise DataError(first_bad)
                 found.portions.append((keeper.path(len(found.portions) - keeper.first), len(chunk.lines)))
-                if found.times is not None and chunk.times is not None:
+                if plan.options.split in splitting.NEEDS_TIMES and chunk.times is not None:
                     found.times.append(chunk.times)
                 for name, column in found.coded.items():
                     column.add(chunk.columns[name])

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from data_tools.errors import DataError
 from data_tools.manifest import MANIFEST
+from dist_fm.data.schema import BUILDING
 from dist_fm.data.store_writer import sync_directory
 
 
@@ -20,7 +21,7 @@ def staged(output: pathlib.Path, *, overwrite: bool) -> Iterator[pathlib.Path]:
     ``output`` exists and is not an empty directory or, with ``overwrite``, a data set.
     """
     check_output(output, overwrite=overwrite)
-    staging = output.with_name(f".{output.name}.building")
+    staging = output.with_name(f".{output.name}{BUILDING}")
     staging.mkdir(parents=True, exist_ok=True)
     with _locked(staging, output):
         try:

@@ -17,6 +17,7 @@ from raw_logs import make
 from data_tools.build import build
 from data_tools.counting import NumberCounter, TokenCounter
 from data_tools.errors import DataError
+from data_tools.inspect import inspect
 from data_tools.plan import BuildOptions
 from data_tools.synth import synth
 from data_tools.verify import verify
@@ -79,6 +80,7 @@ import multiprocessing, os, signal
 from data_tools import raw_rows
 from data_tools.build import build
 from data_tools.errors import DataError
+from data_tools.inspect import inspect
 from data_tools.plan import BuildOptions
 parse = raw_rows._parse
 def die(shared, task):
@@ -181,6 +183,18 @@ def test_a_killed_build_leaves_nothing_that_opens_and_runs_again(tmp_path, ratin
             read_schema(tmp_path / ".set.building")
     assert make(big, output, block_rows=8192) == undisturbed
     assert not (tmp_path / ".set.building").exists() and verify(output) == []
+
+
+def test_what_lacks_only_its_last_rename_is_no_data_set(tmp_path, ratings):
+    make(ratings[0], tmp_path / "set")
+    (tmp_path / "set").rename(tmp_path / ".set.building")
+    with pytest.raises(SchemaError, match="not a finished data set"):
+        read_schema(tmp_path / ".set.building")
+    with pytest.raises(SchemaError, match="not a finished data set"):
+        list(inspect(tmp_path / ".set.building"))
+    assert verify(tmp_path / ".set.building") != []
+    make(ratings[0], tmp_path / "set")
+    assert os.listdir(tmp_path) == ["set"]
 
 
 def test_two_builds_of_one_output_do_not_meet(tmp_path, ratings):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 1
+BUILDING = ".building"  # ends the name of a directory that is being built
 EMPTY = -1  # the row id of a slot that holds nothing; it adds zero to its field
 KINDS = ("categorical", "binned", "numeric", "sequence")
 ROLES = ("user", "item", "timestamp", "group")
@@ -192,12 +193,18 @@ class Schema:
         return schema
 
 
+def is_finished(directory: pathlib.Path) -> bool:
+    """Whether ``directory`` holds a finished data set: its manifest, and the name that a build gives it at last."""
+    unfinished = directory.name.startswith(".") and directory.name.endswith(BUILDING)
+    return (directory / "manifest.json").is_file() and not unfinished
+
+
 def read_schema(directory: str | pathlib.Path) -> Schema:
     """The schema of the finished data set in ``directory``; raises ``SchemaError`` if no manifest marks it finished."""
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise SchemaError(f"{directory}: no such directory; `data_tools build-lmdb --output={directory}` makes one")
-    if not (directory / "manifest.json").is_file():
+    if not is_finished(directory):
         raise SchemaError(
             f"{directory} has no manifest.json, so it is not a finished data set; build it with "
             f"`data_tools build-lmdb --output={directory}`"
