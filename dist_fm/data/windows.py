@@ -5,6 +5,7 @@ So blocks are read from disk whole, and once an epoch, also where the data are f
 
 import bisect
 import threading
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +62,13 @@ class Reader:
             with self._lock:
                 window = self._find(epoch, first) or self._open(epoch, first)
         return window.rows[first - window.first : end - window.first]
+
+    def read_all(self, epoch: int, first: int, end: int) -> Iterator[np.ndarray]:
+        """All of the reader's ``first`` to ``end`` of an epoch, window by window."""
+        while first < end:
+            rows = self.read(epoch, first, end)
+            yield rows
+            first += len(rows)
 
     def _find(self, epoch: int, row: int) -> _Window | None:
         for window in self.held:
