@@ -1,6 +1,8 @@
 """Ten thousand damaged lines of every format: each is a row, or set aside with its line and a reason; none is lost."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from raw_logs import ROWS, SCHEMA, eleme_rows
 
@@ -180,7 +182,6 @@ def test_a_file_whose_first_lines_are_damaged_is_read_or_refused(name, tmp_path)
 
 
 def test_damaged_cells_of_parquet_are_rows_or_set_aside(tmp_path):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rng = np.random.default_rng(2)
     names, *sound = (line.encode().split(b",") for line in DESCRIBED)
     rows = [list(sound[n]) for n in rng.integers(len(sound), size=LINES)]
@@ -203,7 +204,6 @@ def test_damaged_cells_of_parquet_are_rows_or_set_aside(tmp_path):
 
 
 def test_a_damaged_parquet_file_is_read_or_refused(tmp_path):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rng, kmrd = np.random.default_rng(3), get_format("kmrd")
     columns = {name: rng.integers(1, 11, 500) for name in ("user", "movie", "rate", "time")}
     pq.write_table(pa.table(columns), tmp_path / "raw", row_group_size=200)

@@ -3,6 +3,7 @@
 import gzip
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from raw_logs import ROWS, eleme_rows
@@ -120,7 +121,6 @@ def test_each_file_of_a_split_is_cut(tmp_path):
 
 
 def test_rows_of_a_compressed_file_and_of_parquet_are_cut(tmp_path):
-    pq = pytest.importorskip("pyarrow.parquet")
     import pyarrow
 
     columns = list(zip(*(map(int, line.split("::")) for line in LINES if "::" in line), strict=True))

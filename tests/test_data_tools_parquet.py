@@ -7,6 +7,8 @@ import decimal
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from raw_logs import ROWS, SCHEMA
 from test_commands import command
@@ -21,9 +23,6 @@ from data_tools.plan import BuildOptions
 from data_tools.verify import verify
 from dist_fm.data.schema import read_schema
 from dist_fm.data.store import BlockStore
-
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
 
 
 def typed(rows):

@@ -11,11 +11,13 @@ cache: its batches were read once, to compile their steps, before the clock ran.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import common
@@ -42,9 +44,7 @@ def main() -> None:
         print(json.dumps(train(options)))
         return
     report, pairs = Report("end_to_end", options.output), []
-    with tempfile.TemporaryDirectory(prefix="dist_fm-bench-", dir=options.folder) as folder:
-        ids = common.save_ids(folder, options.shape, 1, options.rows)
-        data = write(pathlib.Path(folder) / "train.lmdb", options.shape, np.load(ids))
+    with written(options.shape, options.rows, options.folder) as (ids, data):
         chosen = {name: getattr(options, name) for name in ("model", "optimizer", "placement")}
         alone = common.ours(options, **chosen, ids=ids)
         whole = common.ours(options, "end_to_end.py", **chosen, data=str(data), rows=options.rows)
@@ -74,6 +74,14 @@ def parse() -> argparse.Namespace:
     if not 0 < options.steps <= full:
         parser.error(f"{options.rows} rows are {full} full batches of {options.batch}, not {options.steps}")
     return options
+
+
+@contextlib.contextmanager
+def written(shape: str, rows: int, folder: str | None) -> Iterator[tuple[str, pathlib.Path]]:
+    """Ids [rows, F] in a file and, as labelled rows, in a store, in a temporary directory inside ``folder``."""
+    with tempfile.TemporaryDirectory(prefix="dist_fm-bench-", dir=folder) as own:
+        ids = common.save_ids(own, shape, 1, rows)
+        yield ids, write(pathlib.Path(own) / "train.lmdb", shape, np.load(ids, mmap_mode="r"))
 
 
 def write(path: pathlib.Path, shape: str, ids: np.ndarray) -> pathlib.Path:

@@ -15,16 +15,14 @@ import json
 import pathlib
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import common
 import grain
-import numpy as np
 from common import Record, Report
-from end_to_end import write
+from end_to_end import written
 from load import OtherLoad
 from work import make_schema
 
@@ -46,11 +44,9 @@ def main() -> None:
         print(json.dumps(read(options)))
         return
     report, records = Report("loader", options.output), []
-    with tempfile.TemporaryDirectory(prefix="dist_fm-bench-", dir=options.folder) as folder:
-        ids = common.save_ids(folder, SHAPE, 1, options.rows)
-        data = write(pathlib.Path(folder) / "train.lmdb", SHAPE, np.load(ids, mmap_mode="r"))
+    with written(SHAPE, options.rows, options.folder) as (ids, data):
         for number in range(options.rounds):
-            for command, about in measurements(options, folder, ids, data):
+            for command, about in measurements(options, ids, data):
                 records.append(report.measure(command, round=number, **about))
     print("\n" + summary([record for record in records if record]))
     sys.exit(1 if report.failures else 0)
@@ -78,7 +74,7 @@ def parse() -> argparse.Namespace:
 
 
 def measurements(
-    options: argparse.Namespace, folder: str, ids: str, data: pathlib.Path
+    options: argparse.Namespace, ids: str, data: pathlib.Path
 ) -> Iterator[tuple[list[str], dict[str, Any]]]:
     """The commands of one round, and what each is about."""
     script = [sys.executable, str(common.HERE / "loader.py"), f"--rows={options.rows}", f"--data={data}"]
@@ -88,7 +84,7 @@ def measurements(
                 flags = common.as_flags({"shuffles": shuffle, "batches": batch, "through": through})
                 yield [*script, *flags], {"side": "ours", "shuffle": shuffle, "through": through, "batch": batch}
     for workers in PEER_WORKERS if options.peer_python else ():
-        flags = common.as_flags({"ids": ids, "folder": folder, "rows": options.peer_rows, "workers": workers})
+        flags = common.as_flags({"ids": ids, "folder": data.parent, "rows": options.peer_rows, "workers": workers})
         about = {"side": "torchfm", "shuffle": "exact", "through": f"DataLoader, {workers} workers"}
         yield [options.peer_python, str(common.HERE / "peer_loader.py"), *flags], about
 
