@@ -129,9 +129,15 @@ class RunConfig:
 
     output_dir: str = _key("", "directory of the run; default runs/<data>_<model>")
     devices: int = _key(0, "devices per process; 0: all there are", min=0)
+    hosts: int = _key(0, "processes that train together; 0: as the launcher says, or one", min=0)
+    host: int = _key(-1, "the number of this one, from 0; -1: as the launcher says", min=-1)
+    coordinator: str = _key("", "ADDRESS:PORT of host 0; default: as the launcher says")
+    heartbeat_s: int = _key(60, "seconds after which a host that is not heard of ends all others", min=5)
+    stall_s: float = _key(900.0, "seconds in which something must be finished, or the process ends; 0: any time", min=0)
     platform: str = _choice("auto", "auto", "cpu", "gpu", help="which devices to run on")
     resume: str = _choice("auto", "auto", "never", "must", help="auto: go on from the last checkpoint if there is one")
     save_steps: int = _key(0, "save a checkpoint every N steps; 0: at the end of every epoch", min=0)
+    save_minutes: float = _key(0.0, "also save when so many minutes have passed since the last; 0: never", min=0)
     keep_checkpoint_max: int = _key(2, "checkpoints kept besides the best", min=1)
     log_steps: int = _key(100, "write a metrics line every N steps", min=1)
     timeline: str = _key("", "FROM:TO, profile these steps into the run's directory")
@@ -194,10 +200,10 @@ def build_config(sections: Mapping[str, Mapping[str, Any]], where: str) -> Confi
         model_class = get_model(str(name))
     except ValueError as error:
         raise UserError(str(error)) from error
-    built = {"model": _build_section("model", model_class.Config, model, where)}
+    built = {"model": build_section("model", model_class.Config, model, where)}
     for section, section_type in SECTION_TYPES.items():
         if section != "model":
-            built[section] = _build_section(section, section_type, sections.get(section, {}), where)
+            built[section] = build_section(section, section_type, sections.get(section, {}), where)
     return _resolve(Config(model_name=ALIASES.get(str(name), str(name)), **built))
 
 
@@ -214,7 +220,8 @@ def _resolve(config: Config) -> Config:
     return dataclasses.replace(config, train=train)
 
 
-def _build_section(section: str, section_type: Any, values: Mapping[str, Any], where: str) -> Any:
+def build_section(section: str, section_type: Any, values: Mapping[str, Any], where: str) -> Any:
+    """A checked dataclass of ``section_type`` from its ``values``, each plain or a ``FlagValue``."""
     known = {field.name: field for field in dataclasses.fields(section_type)}
     kinds = key_types(section_type)
     built = {}

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Bad input: the message says what was given, what is allowed and the nearest match."""
 
 
+class Preempted(Exception):
+    """The run was asked to stop, and may be started again to go on."""
+
+
 def nearest(given: object, allowed: Iterable[str], *, prefix: str = "") -> str:
     """`did you mean X?`, or the allowed names when nothing is near."""
     names = list(allowed)

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dist_fm.config import SECTION_TYPES, SECTIONS, Config, FlagValue, build_config, key_types
+from dist_fm.config import SECTION_TYPES, SECTIONS, Config, FlagValue, RunConfig, build_config, build_section, key_types
 from dist_fm.errors import UserError, nearest
 from dist_fm.models import MODELS, get_model
 
@@ -31,6 +31,10 @@ SHORT_FLAGS = {
     "no_eval": "train.no_eval",
     "eval_steps": "train.eval_steps",
     "save_steps": "run.save_steps",
+    "save_minutes": "run.save_minutes",
+    "hosts": "run.hosts",
+    "host": "run.host",
+    "coordinator": "run.coordinator",
     "keep_checkpoint_max": "run.keep_checkpoint_max",
     "output_dir": "run.output_dir",
     "resume": "run.resume",
@@ -195,3 +199,13 @@ def whole_number(flag: str, text: str) -> int:
     if not text.isdigit():
         raise UserError(f"--{flag}={text}: must be a whole number")
     return int(text)
+
+
+# Where a small command runs: the flags of section [run] that say so, with their defaults.
+WHERE_FLAGS = {"devices": "0", "platform": "auto", "hosts": "0", "host": "-1", "coordinator": ""}
+
+
+def where_to_run(flags: Mapping[str, str]) -> RunConfig:
+    """The ``WHERE_FLAGS`` among ``flags`` as a section [run]; raises ``UserError`` for a bad value."""
+    given = {name: FlagValue(name, flags[name]) for name in WHERE_FLAGS}
+    return build_section("run", RunConfig, given, "the flags")

@@ -5,7 +5,7 @@ python -m dist_fm.predict --run=DIR --input=raw.csv --output=scores.csv [--keep=
 The input has the rows of the training format, as text or as parquet, label optional: with a header it is matched by
 name, in any order, and extra columns are ignored. The output has a line a row, `row,score`: the row's number from 0,
 and its probability (or rating). A row that cannot be read gets an empty score and a line in OUTPUT.errors. Needs no
-data set.
+data set. With several hosts, as in training, all read the input, each scores its part, and the first writes.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from data_tools.progress import Progress
 from dist_fm.command import run_command
 from dist_fm.data.source import EvalSource, MemoryStore
 from dist_fm.errors import UserError
-from dist_fm.flags import parse_own, whole_number
-from dist_fm.parallel.mesh import make_mesh, start_devices
+from dist_fm.flags import WHERE_FLAGS, parse_own, where_to_run
+from dist_fm.parallel.hosts import is_first
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import score
-from dist_fm.training.session import open_best
+from dist_fm.training.session import open_best, open_mesh
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
 
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     if "--help" in arguments or "-h" in arguments:
         print(__doc__)
         return
-    known = {"run": None, "input": None, "output": None, "keep": "", "devices": "0", "platform": "auto"}
+    known = {"run": None, "input": None, "output": None, "keep": "", **WHERE_FLAGS}
     flags = parse_own(arguments, known)
     run, output = RunDir.open(flags["run"]), pathlib.Path(flags["output"])
     if not output.parent.is_dir():
@@ -45,8 +45,7 @@ def main(arguments: list[str]) -> None:
     keep = tuple(name for name in flags["keep"].split(",") if name)
     rows = open_rows(run.schema().source, flags["input"], for_prediction=True, keep=keep)
     encoder = Encoder.from_directory(run.path)
-    mesh = make_mesh(start_devices(whole_number("devices", flags["devices"]), flags["platform"]))
-    engine, state = open_best(run, run.config(), mesh)
+    engine, state = open_best(run, run.config(), open_mesh(where_to_run(flags)))
 
     with _written_whole(output) as (scores, errors), Progress("predict", rows.text_bytes, "B") as bar:
         writer = csv.writer(scores, lineterminator="\n")
@@ -64,7 +63,7 @@ def _predict(engine: Engine, state: TrainState, encoder: Encoder, chunk: Chunk) 
     ids, values = encoder.encode(chunk.columns)
     size = engine.config.train.eval_batch_size
     store = MemoryStore.of(engine.schema, ids, values)
-    source = EvalSource(store, engine.schema, size, padded_size=engine.padded_batch(size))
+    source = EvalSource(store, engine.schema, size, **engine.reads(size))
     logits = np.concatenate([np.zeros(0, np.float32), *(logits for logits, *_ in score(engine, state, source))])
     if engine.config.train.loss == "mse":
         return logits
@@ -88,7 +87,14 @@ def _lines(chunk: Chunk, scores: np.ndarray, kept: Sequence[np.ndarray]) -> Iter
 
 @contextlib.contextmanager
 def _written_whole(output: pathlib.Path) -> Iterator[tuple[TextIO, TextIO]]:
-    """Files beside ``output`` and ``output``.errors that take their places only when all rows are written."""
+    """Files beside ``output`` and ``output``.errors that take their places only when all rows are written.
+
+    Not on hosts but the first, where they lead nowhere.
+    """
+    if not is_first():
+        with open(os.devnull, "w") as nowhere:
+            yield nowhere, nowhere
+        return
     errors = output.with_name(output.name + ".errors")
     finals = (output, errors)
     beside = [path.with_name(f".{path.name}.{os.getpid()}") for path in finals]

@@ -9,7 +9,7 @@ import sys
 from dist_fm.command import run_command
 from dist_fm.errors import UserError
 from dist_fm.flags import help_text, load_config, parse_flags
-from dist_fm.training.session import train
+from dist_fm.training.session import say, train
 
 
 def main(arguments: list[str]) -> None:
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     config = load_config(own.get("config"), flags)
     if not config.data.path:
         raise UserError("no data set was given: --data=DIR, made by `data_tools build-lmdb`")
-    print(json.dumps(train(config), indent=1))
+    say(json.dumps(train(config), indent=1))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_bf16_multiplies_in_bfloat16_and_trains(model):
         engine = make_engine(model, 1, LARGE, {"optimizer": {"lr": 0.05}}, bf16=bf16)
         placed = engine.place(engine.prepare(batch))
         state = engine.init()
-        logits.append(np.asarray(engine.eval_step(state, placed)))
+        logits.append(np.asarray(engine.eval_step(state, placed).logits))
         for _ in range(10):
             state, metrics = engine.train_step(state, placed)
         assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}

@@ -145,7 +145,7 @@ def test_logits_and_gradients_are_those_of_loops_over_the_entries(model, mixed, 
         return jnp.mean(jnp.logaddexp(0, logits) - labels * logits), logits
 
     (loss, logits), (table_gradient, gradient) = by_loops(table, params)
-    np.testing.assert_allclose(engine.eval_step(state, put(engine, made))[:size], logits, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(engine.eval_step(state, put(engine, made)).logits[:size], logits, rtol=1e-12, atol=1e-12)
     new, metrics = engine.train_step(state, put(engine, made))
     np.testing.assert_allclose(metrics.loss, loss, rtol=1e-12)
     np.testing.assert_allclose(np.asarray(new.table)[logical], table - table_gradient, rtol=1e-12, atol=1e-12)
@@ -166,7 +166,7 @@ def test_more_empty_slots_change_nothing(model):
     logits, tables = [], []
     for schema, batch in ((few, made), (many, wide)):
         engine = engine_of(model, schema)
-        logits.append(engine.eval_step(drawn(engine), put(engine, batch)))
+        logits.append(engine.eval_step(drawn(engine), put(engine, batch)).logits)
         tables.append(engine.train_step(drawn(engine), put(engine, batch))[0].table)
     np.testing.assert_allclose(logits[1], logits[0], rtol=1e-12)
     np.testing.assert_allclose(tables[1], tables[0], rtol=1e-12, atol=1e-14)

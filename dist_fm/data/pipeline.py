@@ -1,9 +1,9 @@
 """From a source to batches on the mesh: Grain reads and prepares in threads, one thread places them on the devices."""
 
 import collections
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -62,59 +62,64 @@ class Batch(NamedTuple):
         return self.samples[:, 3:]
 
 
+class Unsized(NamedTuple):
+    """This host's part of a batch, before the hosts agreed for how many unique rows it must have room."""
+
+    need: int  # room that this host needs
+    fill: Callable[[int], Batch]  # the batch, with as much room
+
+
 class Source(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> HostBatch: ...
 
 
-class Taker(Protocol):
-    """Who the batches are for: the training engine."""
+class Placer(Protocol):
+    """Who puts batches on devices: the training engine."""
 
     mesh: Mesh
-
-    def prepare(self, batch: HostBatch) -> Batch:
-        """A batch ready to be placed, still on the host."""
-        ...
 
     def place(self, batch: Batch) -> Batch:
         """A prepared batch on the devices."""
         ...
 
 
-def batches(source: Source, taker: Taker, *, start: int = 0, threads: int = 2) -> Generator[Batch, None, None]:
-    """Batches ``start``, ``start + 1``, ... of ``source``, prepared in ``threads`` threads, on the taker's devices."""
+def read(
+    source: Source, prepare: Callable[[HostBatch], Any], *, start: int = 0, threads: int = 2
+) -> Generator[Any, None, None]:
+    """Batches ``start``, ``start + 1``, ... of ``source``, in order, each read and prepared in one of ``threads``."""
     # Here, so that what only steps (benchmarks on machines without Grain) need not have it; and not in the generator,
     # as it takes seconds, with which the first batch would be timed.
     import grain
 
-    dataset = grain.MapDataset.source(source)[start:].map(taker.prepare)
+    dataset = grain.MapDataset.source(source)[start:].map(prepare)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD)
-    return _read(dataset.to_iter_dataset(options), taker)
+    return _closed_at_the_end(dataset.to_iter_dataset(options))
 
 
-def _read(dataset: Iterable[Batch], taker: Taker) -> Generator[Batch, None, None]:
+def _closed_at_the_end(dataset: Iterable[Any]) -> Generator[Any, None, None]:
     iterator = iter(dataset)
     try:
-        yield from placed(iterator, taker)
+        yield from iterator
     finally:
         if hasattr(iterator, "close"):
             iterator.close()
 
 
-def placed(prepared: Iterator[Batch], taker: Taker) -> Iterator[Batch]:
-    """``prepared`` batches on the taker's devices, each put there before it is needed."""
-    if taker.mesh.size == 1 and taker.mesh.devices.flat[0].platform == "cpu":
+def placed(prepared: Iterator[Batch], placer: Placer) -> Iterator[Batch]:
+    """``prepared`` batches on the placer's devices, each put there before it is needed."""
+    if placer.mesh.size == 1 and placer.mesh.devices.flat[0].platform == "cpu":
         return prepared  # the call of the step takes the host's arrays as they are
-    return _placed_ahead(prepared, taker)
+    return _placed_ahead(prepared, placer)
 
 
-def _placed_ahead(prepared: Iterator[Batch], taker: Taker) -> Iterator[Batch]:
+def _placed_ahead(prepared: Iterator[Batch], placer: Placer) -> Iterator[Batch]:
     """Puts batches on the devices in a thread, ``PLACE_AHEAD`` before they are needed."""
     waiting: collections.deque[Future] = collections.deque()
 
     def place_next() -> Batch | None:
         batch = next(prepared, None)
-        return None if batch is None else taker.place(batch)
+        return None if batch is None else placer.place(batch)
 
     with ThreadPoolExecutor(1, "place") as pool:
         try:
@@ -128,9 +133,11 @@ def _placed_ahead(prepared: Iterator[Batch], taker: Taker) -> Iterator[Batch]:
 
 
 def place(batch: Batch, mesh: Mesh, unique: P) -> Batch:
-    """A host batch on the devices of ``mesh``, its unique ids laid out as ``unique`` says."""
+    """A batch on the devices of ``mesh``, its unique ids laid out as ``unique`` says; of several hosts, this one's."""
     samples = NamedSharding(mesh, P(mesh.axis_names))
     lie = (samples, NamedSharding(mesh, unique), samples)
-    return Batch(
-        *jax.device_put(list(batch), [None if part is None else at for part, at in zip(batch, lie, strict=True)])
-    )
+    if jax.process_count() == 1:
+        shardings = [None if part is None else at for part, at in zip(batch, lie, strict=True)]
+        return Batch(*jax.device_put(list(batch), shardings))
+    join = lambda part, at: None if part is None else jax.make_array_from_process_local_data(at, part)
+    return Batch(*map(join, batch, lie))  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dist_fm.errors import UserError
+from dist_fm.parallel.hosts import ALONE, Hosts, join_hosts
 from dist_fm.parallel.memory import keep_freed_memory
 
 BATCH = ("host", "device")
@@ -19,8 +20,10 @@ BATCH = ("host", "device")
 GPU_SCATTER_FLAG = "--xla_backend_extra_options=-nvptx-allow-ftz-atomics"
 
 
-def start_devices(devices: int, platform: str = "auto") -> list[jax.Device]:
-    """Chooses the platform, makes CPU devices where there is no GPU, and returns the devices to run on.
+def start_devices(
+    devices: int, platform: str = "auto", hosts: Hosts = ALONE, heartbeat_s: int = 60
+) -> list[jax.Device]:
+    """Chooses the platform, makes CPU devices where there is no GPU, joins other ``hosts``, returns this one's devices.
 
     ``devices`` is the number wanted, 0 for all. Must be called before anything else touches a JAX backend. Raises
     ``UserError`` when there are fewer GPUs than asked, or an NVIDIA GPU that this JAX installation cannot drive.
@@ -33,6 +36,7 @@ def start_devices(devices: int, platform: str = "auto") -> list[jax.Device]:
         jax.config.update("jax_platforms", "cpu")
     if devices and not _backend_started():
         jax.config.update("jax_num_cpu_devices", devices)
+    join_hosts(hosts, devices=devices, gpus=0 if platform == "cpu" else _visible_gpus(), heartbeat_s=heartbeat_s)
     found = jax.local_devices()
     on_cpu = found[0].platform == "cpu"
     if platform != "cpu" and on_cpu:
@@ -75,6 +79,11 @@ def nvidia_gpus() -> list[str]:
     return ["NVIDIA GPU" for _ in glob.glob("/dev/nvidia[0-9]*")]
 
 
+def _visible_gpus() -> int:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return len(nvidia_gpus()) if visible is None else len([one for one in visible.split(",") if one.strip()])
+
+
 def _cuda_major() -> int:
     if not shutil.which("nvidia-smi"):
         return 12
@@ -84,7 +93,17 @@ def _cuda_major() -> int:
 
 
 def make_mesh(devices: list[jax.Device], hosts: int = 1) -> Mesh:
-    """A mesh of ``hosts`` x (devices / hosts)."""
+    """A mesh of ``hosts`` x (devices / hosts); of all hosts' first ``len(devices)`` where several processes joined.
+
+    Raises ``UserError`` when a host has fewer.
+    """
+    if jax.process_count() > 1:
+        hosts, each = jax.process_count(), len(devices)
+        by_host = [[one for one in jax.devices() if one.process_index == host] for host in range(hosts)]
+        few = [host for host, found in enumerate(by_host) if len(found) < each]
+        if few:
+            raise UserError(f"host {few[0]} has {len(by_host[few[0]])} devices, this one {each}: give all --devices=N")
+        devices = [one for found in by_host for one in found[:each]]
     grid = np.array(devices).reshape(hosts, -1)
     return Mesh(grid, BATCH, axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -99,8 +118,9 @@ def split_by_sample(mesh: Mesh) -> NamedSharding:
 
 
 def describe(mesh: Mesh) -> str:
-    """`4 x CPU (virtual)`, `2 x NVIDIA H100 ...`."""
-    device = mesh.devices.flat[0]
+    """`4 x CPU (virtual)`, `2 x NVIDIA H100 ...`, `2 hosts of 4 x NVIDIA H100 ...`."""
+    device, (hosts, each) = mesh.devices.flat[0], mesh.devices.shape
+    kind = device.device_kind
     if device.platform == "cpu":
-        return f"{mesh.size} x CPU" + (" (virtual)" if mesh.size > 1 else "")
-    return f"{mesh.size} x {device.device_kind}"
+        kind = "CPU" + (" (virtual)" if each > 1 else "")
+    return f"{each} x {kind}" if hosts == 1 else f"{hosts} hosts of {each} x {kind}"

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from dist_fm.tables.duplicates import sum_duplicates
 from dist_fm.tables.per_sample import map_samples, slice_size
 from dist_fm.tables.spec import PerSample, TableSpec
-from dist_fm.tables.unique import UniqueLayout, physical_rows, unique_rows
+from dist_fm.tables.unique import Found, UniqueLayout, fill_unique, find_unique, physical_rows, unique_rows
 
 HOST, DEVICE = "host", "device"
 
@@ -33,7 +33,8 @@ class Lookup:
         self.table = everyone if sharded else P()  # how table and slots lie
         self.unique = everyone if sharded else P(HOST)  # how a batch's unique ids lie
         self._touched = everyone if sharded else P()
-        self.layout = UniqueLayout(self.hosts, mesh.shape[DEVICE], sharded)
+        here = 1 if jax.process_count() > 1 else self.hosts
+        self.layout = UniqueLayout(self.hosts, mesh.shape[DEVICE], sharded, here)
         self.is_cpu = mesh.devices.flat[0].platform == "cpu"
         self.sorts = not self.is_cpu  # a gather's transpose adds atomically on a GPU: a run would differ from itself
 
@@ -50,6 +51,14 @@ class Lookup:
         if self.unique_in_step:
             return None, physical_rows(rows, self.spec)
         return unique_rows(rows, self.spec, self.layout)
+
+    def find(self, rows: np.ndarray) -> Found:
+        """The first half of ``prepare``, for this host's rows of a batch; the second waits for what all hosts need."""
+        return find_unique(rows, self.spec, self.layout)
+
+    def fill(self, found: Found, need: int) -> tuple[np.ndarray, np.ndarray]:
+        """``unique`` and ``inverse`` [B, S] of this host's rows, once ``need`` is agreed."""
+        return fill_unique(found, need, self.spec, self.layout)
 
     def init(self, key: jax.Array) -> jax.Array:
         """The first table [R', W]; a device draws its own shard alone."""

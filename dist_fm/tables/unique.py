@@ -20,25 +20,58 @@ class UniqueLayout(NamedTuple):
     hosts: int = 1
     devices: int = 1
     sharded: bool = False
+    here: int = 1  # hosts whose samples this process prepares: itself, or all where one process plays them
 
 
 ONE_DEVICE = UniqueLayout()
 
 
-def unique_rows(rows: np.ndarray, spec: TableSpec, layout: UniqueLayout = ONE_DEVICE) -> tuple[np.ndarray, np.ndarray]:
-    """The unique physical rows of each host's samples and where each slot finds its own.
+class Found(NamedTuple):
+    """The sorted unique physical rows [n] of each host's samples here, and each slot's place among them, flat."""
 
-    ``rows`` int32 [B, S] are logical; negative means empty. Returns ``inverse`` int32 [B, S] and ``unique``, flat
-    int32, as `dist_fm.tables.lookup` wants it: replicated [H, U]; sharded [H, D, H, C], device (h, d)'s requests to
-    owners (0, d), (1, d), ..., counting from the start of the owner's shard. U and C are bucketed (``bucket``): the
-    places left over hold distinct ascending ids past the table (the shard), which read as zero; empty slots point at
-    such a place.
+    shape: tuple[int, int]  # of the rows: B, S
+    ids: list[np.ndarray]
+    places: list[np.ndarray]
+    ends: list[np.ndarray]  # where each owner's part ends, [owners + 1]; only where sharded
+    need: int  # the largest part, and a place for empty slots: what all hosts must have room for
+
+
+def find_unique(rows: np.ndarray, spec: TableSpec, layout: UniqueLayout = ONE_DEVICE) -> Found:
+    """What is unique in ``rows`` int32 [B, S], logical; negative means empty."""
+    parts = [_sorted_unique(part, spec) for part in rows.reshape(layout.here, -1)]
+    ids, places = [found for found, _ in parts], [at for _, at in parts]
+    if not layout.sharded:
+        return Found(rows.shape, ids, places, [], max(found.size for found in ids) + 1)
+    # Contiguous shards: a sorted list of rows is already cut by owner.
+    owners = layout.hosts * layout.devices
+    borders = np.arange(owners + 1) * (spec.padded_rows // owners)
+    ends = [np.searchsorted(found, borders) for found in ids]
+    return Found(rows.shape, ids, places, ends, int(max(np.diff(end).max() for end in ends)) + 1)
+
+
+def fill_unique(
+    found: Found, need: int, spec: TableSpec, layout: UniqueLayout = ONE_DEVICE
+) -> tuple[np.ndarray, np.ndarray]:
+    """``unique`` and ``inverse`` int32 [B, S], with room for ``need`` rows: the largest ``Found.need`` of all hosts.
+
+    ``unique``, flat int32, is as `dist_fm.tables.lookup` wants it: replicated [H, U]; sharded [H, D, H, C], device
+    (h, d)'s requests to owners (0, d), (1, d), ..., counting from the start of the owner's shard; only of hosts h that
+    are here. U and C are bucketed (``bucket``): the places left over hold distinct ascending ids past the table (the
+    shard), which read as zero; empty slots point at such a place.
     """
-    parts = [_sorted_unique(part, spec) for part in rows.reshape(layout.hosts, -1)]
-    place = _by_owner if layout.sharded else _whole
-    unique, places = place([found for found, _ in parts], spec, layout)
-    inverse = [at if where is None else where[at] for where, (_, at) in zip(places, parts, strict=True)]
-    return unique, (inverse[0] if len(inverse) == 1 else np.concatenate(inverse)).reshape(rows.shape)
+    size = bucket(need)
+    if layout.sharded:
+        unique, inverse = _by_owner(found, size, spec, layout)
+    else:
+        unique = np.concatenate([_fill(ids, size, spec.padded_rows) for ids in found.ids])
+        inverse = found.places
+    return unique, (inverse[0] if len(inverse) == 1 else np.concatenate(inverse)).reshape(found.shape)
+
+
+def unique_rows(rows: np.ndarray, spec: TableSpec, layout: UniqueLayout = ONE_DEVICE) -> tuple[np.ndarray, np.ndarray]:
+    """`fill_unique` of a batch's ``rows`` [B, S] where no other host has a say."""
+    found = find_unique(rows, spec, layout)
+    return fill_unique(found, found.need, spec, layout)
 
 
 def unique_in_step(rows: jax.Array, limit: int) -> tuple[jax.Array, jax.Array]:
@@ -75,21 +108,14 @@ def _sorted_unique(rows: np.ndarray, spec: TableSpec) -> tuple[np.ndarray, np.nd
     return packed >> 32, rank[codes]
 
 
-def _whole(found: list[np.ndarray], spec: TableSpec, layout: UniqueLayout) -> tuple[np.ndarray, list[None]]:
-    size = bucket(max(ids.size for ids in found) + 1)
-    return np.concatenate([_fill(ids, size, spec.padded_rows) for ids in found]), [None] * len(found)
-
-
-def _by_owner(found: list[np.ndarray], spec: TableSpec, layout: UniqueLayout) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Contiguous shards: a sorted list of rows is already cut by owner; each part is filled up to the same size."""
-    hosts, devices, _ = layout
+def _by_owner(found: Found, size: int, spec: TableSpec, layout: UniqueLayout) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Each owner's part, filled up to ``size``, and each slot's place in them."""
+    hosts, devices, _, here = layout
     owners = hosts * devices
     shard = spec.padded_rows // owners
-    ends = [np.searchsorted(ids, np.arange(owners + 1) * shard) for ids in found]
-    size = bucket(max(np.diff(end).max() for end in ends) + 1)
-    unique = np.empty((hosts, devices, hosts, size), np.int32)
-    places = []
-    for host, (ids, end) in enumerate(zip(found, ends, strict=True)):
+    unique = np.empty((here, devices, hosts, size), np.int32)
+    inverse = []
+    for host, (ids, at, end) in enumerate(zip(found.ids, found.places, found.ends, strict=True)):
         place = np.empty(ids.size + 1, np.int32)
         for owner in range(owners):
             begin, stop = end[owner], end[owner + 1]
@@ -98,8 +124,8 @@ def _by_owner(found: list[np.ndarray], spec: TableSpec, layout: UniqueLayout) ->
             first = (device * hosts + owner_host) * size
             place[begin:stop] = np.arange(first, first + stop - begin)
         place[-1] = end[1]  # owner 0's first place left over
-        places.append(place)
-    return unique.reshape(-1), places
+        inverse.append(place[at])
+    return unique.reshape(-1), inverse
 
 
 def _fill(ids: np.ndarray, size: int, limit: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What happens beside training: the metrics file, the progress bar, the profiler. None of it changes a number."""
 
 import json
+import os
 import time
 from typing import Any, Protocol
 
@@ -9,7 +10,9 @@ import tqdm
 
 from dist_fm.config import RunConfig
 from dist_fm.errors import UserError
+from dist_fm.parallel.hosts import is_first
 from dist_fm.run_dir import RunDir
+from dist_fm.training.progress import Progress
 
 Event = dict[str, Any]
 
@@ -17,16 +20,20 @@ Event = dict[str, Any]
 class Hook(Protocol):
     def on_step(self, step: int, epoch: int, loss: float, samples: int) -> None: ...
     def on_event(self, event: Event) -> None: ...
+    def on_save(self) -> None: ...
     def close(self) -> None: ...
 
 
 class MetricsFile:
-    """Appends to metrics.jsonl: every ``log_steps`` steps the mean loss since the last line, and every evaluation."""
+    """Appends to metrics.jsonl: every ``log_steps`` steps the mean loss since the last line, and every evaluation.
 
-    def __init__(self, run: RunDir, log_steps: int):
+    ``losses``, those since the last line, are the run's progress, so that a run that goes on writes the same lines.
+    """
+
+    def __init__(self, run: RunDir, log_steps: int, losses: list[float]):
         self._file = open(run.metrics_file, "a", encoding="utf-8")
         self._log_steps = log_steps
-        self._losses: list[float] = []
+        self._losses = losses
         self._samples, self._since = 0, time.perf_counter()
 
     def on_step(self, step: int, epoch: int, loss: float, samples: int) -> None:
@@ -37,11 +44,15 @@ class MetricsFile:
             rate = self._samples / max(now - self._since, 1e-9)
             mean = sum(self._losses) / len(self._losses)
             self.on_event({"step": step, "epoch": epoch, "split": "train", "loss": mean, "samples_per_s": round(rate)})
-            self._losses, self._samples, self._since = [], 0, now
+            self._losses.clear()
+            self._samples, self._since = 0, now
 
     def on_event(self, event: Event) -> None:
         self._file.write(json.dumps(event) + "\n")
         self._file.flush()
+
+    def on_save(self) -> None:
+        os.fsync(self._file.fileno())  # a checkpoint never is newer than the lines before it
 
     def close(self) -> None:
         self._file.close()
@@ -73,6 +84,9 @@ class ProgressBar:
             numbers = "  ".join(f"{k} {v:.5f}" for k, v in event.items() if isinstance(v, float))
             self._bar.write(f"step {event['step']}  epoch {event['epoch']}  {event['split']}: {numbers}")
 
+    def on_save(self) -> None:
+        pass
+
     def close(self) -> None:
         self._bar.close()
 
@@ -98,15 +112,21 @@ class Timeline:
     def on_event(self, event: Event) -> None:
         pass
 
+    def on_save(self) -> None:
+        pass
+
     def close(self) -> None:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
 
 
-def make_hooks(config: RunConfig, run: RunDir, first_step: int, steps: int) -> list[Hook]:
-    """The hooks ``config`` asks for."""
-    hooks: list[Hook] = [MetricsFile(run, config.log_steps), ProgressBar(first_step, steps, config.quiet)]
+def make_hooks(config: RunConfig, run: RunDir, progress: Progress, first_step: int, steps: int) -> list[Hook]:
+    """The hooks ``config`` asks for; none but on the first host."""
+    if not is_first():
+        return []
+    metrics = MetricsFile(run, config.log_steps, progress.losses)
+    hooks: list[Hook] = [metrics, ProgressBar(first_step, steps, config.quiet)]
     if config.timeline:
         hooks.append(Timeline(run, config.timeline))
     return hooks

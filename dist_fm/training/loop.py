@@ -1,7 +1,8 @@
 """The training loop. The order at a step boundary is fixed: finish the steps, evaluate, save the best, save, stop.
 
 Between boundaries (evaluations and saves) steps are only sent; the loss of step t - 4 is awaited before step t is sent,
-which bounds what is in flight and shows a NaN at once.
+which bounds what is in flight and shows a NaN at once. Asked to stop, it saves before an evaluation that is due, and
+makes that when it goes on.
 """
 
 import dataclasses
@@ -10,20 +11,21 @@ import time
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import Config
-from dist_fm.data.pipeline import batches
 from dist_fm.data.source import TrainSource
 from dist_fm.data.store import BlockStore
 from dist_fm.data.windows import Windows
-from dist_fm.errors import UserError
+from dist_fm.errors import Preempted, UserError
+from dist_fm.parallel.watchdog import alive
 from dist_fm.training.evaluation import evaluate
+from dist_fm.training.feed import batches
 from dist_fm.training.hooks import Hook
 from dist_fm.training.in_flight import bounded
 from dist_fm.training.progress import Progress
+from dist_fm.training.requests import Requests
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine, StepMetrics
 
@@ -40,12 +42,13 @@ class Loop:
         valid: BlockStore | None,
         checkpoints: Checkpoints,
         hooks: list[Hook],
+        requests: Requests,
     ):
         self.engine, self.state, self.progress, self.hooks = engine, state, progress, hooks
         self.config: Config = engine.config
         self.valid = valid if valid is not None and valid.rows and not self.config.train.no_eval else None
-        self.checkpoints = checkpoints
-        self.step = int(state.step)
+        self.checkpoints, self.requests = checkpoints, requests
+        self.step = self._saved_step = int(state.step)
         self.rows = train.rows
         size = self.config.train.batch_size
         self.steps_per_epoch = math.ceil(train.rows / size)
@@ -59,20 +62,21 @@ class Loop:
             steps=self.steps,
             unseen_rate=data.unseen_rate,
             windows=Windows(data.readers, data.window_blocks) if data.shuffle == "window" else None,
-            padded_size=engine.padded_batch(size),
+            **engine.reads(size),
         )
 
     def run(self) -> tuple[TrainState, Progress]:
-        """Trains to the end, or until patience runs out; the returned state is the last, not the best."""
+        """Trains to the end, or until patience runs out; the returned state is the last, not the best.
+
+        Raises ``Preempted`` when asked to stop, with a checkpoint of the last step on disk.
+        """
         threads = self.config.data.read_threads
-        placed = batches(self._source, self.engine, start=self.step, threads=threads)
+        placed = batches(self._source, self.engine, start=self.step, threads=threads, requests=self.requests)
         try:
+            self._finish_step()  # what a run that was stopped before an evaluation has left to do
             while self.step < self.steps and not self.progress.stopped_early:
                 self._train(placed, self._next_boundary())
-                if self._is_due(self.config.train.eval_steps) or self.step == self.steps:
-                    self._evaluate()
-                if self._is_due(self.config.run.save_steps) or self.step == self.steps or self.progress.stopped_early:
-                    self.checkpoints.save(self.state, dataclasses.asdict(self.progress))
+                self._finish_step()
         finally:
             placed.close()
             for hook in self.hooks:
@@ -80,17 +84,40 @@ class Loop:
         self.checkpoints.wait()
         return self.state, self.progress
 
+    def _finish_step(self) -> None:
+        try:
+            if self._is_due(self.config.train.eval_steps) and self.progress.evaluated_step != self.step:
+                self.requests.stop_if_asked()
+                self._evaluate()
+            if self._is_due(self.config.run.save_steps) or self.progress.stopped_early or self.requests.save:
+                self._save()
+            self.requests.stop_if_asked()
+        except Preempted:
+            self._save()
+            self.checkpoints.wait()
+            raise Preempted(f"asked to stop: step {self.step} is saved; the same command goes on from it") from None
+
+    def _save(self) -> None:
+        if self.step != self._saved_step:
+            for hook in self.hooks:
+                hook.on_save()
+            self.checkpoints.save(self.state, dataclasses.asdict(self.progress))
+            self._saved_step = self.step
+            alive()
+        self.requests.saved()
+
     def _train(self, placed: Iterator, until: int) -> None:
-        """Trains up to step ``until``. Seconds spent compiling do not count as training time."""
+        """Trains up to step ``until``, or less when asked. Seconds spent compiling do not count as training time."""
         began, self._compiling_s, first = time.perf_counter(), 0.0, self.step
         for step, metrics in bounded(self._send(placed, until)):
             loss, norm = float(metrics.loss), float(metrics.gradient_norm)
             if not (np.isfinite(loss) and np.isfinite(norm)):
                 self._stop_diverged(step, loss, norm)
+            alive()
             for hook in self.hooks:
                 hook.on_step(step, self._epoch(step), loss, self._samples(step))
         self.progress.seconds += time.perf_counter() - began - self._compiling_s
-        self.progress.samples += sum(self._samples(step) for step in range(first + 1, until + 1))
+        self.progress.samples += sum(self._samples(step) for step in range(first + 1, self.step + 1))
 
     def _send(self, placed: Iterator, until: int) -> Iterator[tuple[int, StepMetrics]]:
         while self.step < until:
@@ -101,17 +128,20 @@ class Loop:
                 self._compiling_s += time.perf_counter() - began
             self.step += 1
             yield self.step, metrics
+            if self.requests.stop or self.requests.save:
+                return
 
     def _evaluate(self) -> None:
         epoch = self._epoch(self.step)
-        metrics = evaluate(self.engine, self.state, self.valid) if self.valid is not None else {}
+        metrics = evaluate(self.engine, self.state, self.valid, self.requests) if self.valid is not None else {}
         if metrics:
             for hook in self.hooks:
                 hook.on_event({"step": self.step, "epoch": epoch, "split": "valid", **metrics})
         if self.progress.update(self.config.train, metrics, self.step, epoch):
             self.checkpoints.save_best(self.state)
-        scale = jax.device_put(jnp.float32(self.progress.lr_scale), self.state.lr_scale.sharding)
-        self.state = dataclasses.replace(self.state, lr_scale=scale)
+        scale = np.float32(self.progress.lr_scale)
+        lr_scale = jax.make_array_from_callback((), self.state.lr_scale.sharding, lambda index: scale)
+        self.state = dataclasses.replace(self.state, lr_scale=lr_scale)
 
     def _stop_diverged(self, step: int, loss: float, norm: float) -> None:
         kept = self.checkpoints.latest_step()
@@ -129,7 +159,7 @@ class Loop:
         return (self.step // period + 1) * period
 
     def _is_due(self, period: int) -> bool:
-        return self.step % (period or self.steps_per_epoch) == 0
+        return 0 < self.step and (self.step == self.steps or self.step % (period or self.steps_per_epoch) == 0)
 
     def _epoch(self, step: int) -> int:
         """The epoch, from 1, that ``step`` (from 1) belongs to."""

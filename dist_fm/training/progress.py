@@ -17,11 +17,14 @@ class Progress:
     without_improvement: int = 0
     lr_scale: float = 1.0
     stopped_early: bool = False
+    evaluated_step: int | None = None  # the last; a run stopped just before an evaluation makes it when it goes on
+    losses: list[float] = dataclasses.field(default_factory=list)  # of the steps since the last line of metrics.jsonl
     samples: int = 0  # trained in timed steps, and the seconds those took
     seconds: float = 0.0
 
     def update(self, config: TrainConfig, metrics: Metrics, step: int, epoch: int) -> bool:
         """Takes in an evaluation of the valid split; True when it is the best so far."""
+        self.evaluated_step = step
         value = monitored(config.monitor, metrics)
         # Without a value (one class only, no rows) there is nothing to choose by: the newest is taken.
         if value is None or self.best_value is None or value > self.best_value + config.min_delta:

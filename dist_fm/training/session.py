@@ -4,21 +4,25 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from dist_fm.checkpoint import Checkpoints
-from dist_fm.config import Config
+from dist_fm.config import Config, RunConfig
 from dist_fm.data.schema import Schema, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.data.store import BlockStore
 from dist_fm.errors import UserError
+from dist_fm.parallel.hosts import find_hosts, first_decides, is_first, must_be_alike
 from dist_fm.parallel.mesh import describe, make_mesh, start_devices
+from dist_fm.parallel.watchdog import Watchdog
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import evaluate
 from dist_fm.training.hooks import make_hooks
 from dist_fm.training.loop import Loop, total_steps
 from dist_fm.training.placement import choose_update
 from dist_fm.training.progress import Progress
+from dist_fm.training.requests import Requests
 from dist_fm.training.resume import check_same_run
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
@@ -30,51 +34,88 @@ Result = dict[str, Any]
 def train(config: Config) -> Result:
     """Trains as ``config`` says and returns what result.json holds; starts, goes on, or reports a finished run.
 
-    Raises ``UserError`` or ``SchemaError`` for anything the user can put right.
+    Raises ``UserError`` or ``SchemaError`` for anything the user can put right, and ``Preempted`` when a SIGTERM, to
+    any host, asked all to stop and the state is saved.
     """
+    with Requests(config.run.save_minutes) as requests, Watchdog(config.run.stall_s):
+        return _train(config, requests)
+
+
+def _train(config: Config, requests: Requests) -> Result:
     data = pathlib.Path(config.data.path)
     schema = read_schema(data)
     _check_loss(config, schema)
-    run = RunDir(config.run.output_dir or f"runs/{data.resolve().name}_{config.model_name}")
-    config = _settle_update(config, run, schema)
-    goes_on = _goes_on(config, run, schema)
     stores = {split: open_split(data, split) for split in ("train", "valid", "test")}
     if not stores["train"].rows:
         raise UserError(f"{data}: the training split has no rows")
+    run = RunDir(config.run.output_dir or f"runs/{data.resolve().name}_{config.model_name}")
+    mesh = open_mesh(config.run)
+    say(f"devices: {describe(mesh)}")
+    _check_hosts(config, schema, stores)
+    config = _settle_update(config, run, schema)
     steps = total_steps(config, stores["train"].rows)
-    result = run.result()
-    if result and result["steps"] >= steps or result and result["stopped_early"]:
-        print(f"{run.path} is finished: step {result['steps']}, nothing left to do")
-        return result
+    begin = first_decides(lambda: {"goes_on": _goes_on(config, run, schema), "result": _finished(run, steps)})
+    if begin["result"]:
+        say(f"{run.path} is finished: step {begin['result']['steps']}, nothing left to do")
+        return begin["result"]
 
-    mesh = make_mesh(start_devices(config.run.devices, config.run.platform))
-    print(f"devices: {describe(mesh)}", flush=True)
     engine = Engine(config, schema, mesh)
-    print(describe_run(config, schema, engine, stores["train"].rows, run), flush=True)
-    run.create(config, data)  # nothing was written before everything had been checked
+    say(describe_run(config, schema, engine, stores["train"].rows, run))
+    first_decides(lambda: run.create(config, data))  # nothing was written before everything had been checked
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
-        state, progress = _first_state(config, engine, run, checkpoints, goes_on)
-        hooks = make_hooks(config.run, run, int(state.step), steps)
-        loop = Loop(engine, state, progress, stores["train"], stores["valid"], checkpoints, hooks)
+        state, progress = _first_state(config, engine, run, checkpoints, begin["goes_on"])
+        hooks = make_hooks(config.run, run, progress, int(state.step), steps)
+        loop = Loop(engine, state, progress, stores["train"], stores["valid"], checkpoints, hooks, requests)
         state, progress = loop.run()
         best = checkpoints.restore_best(state, progress.best_step)
-        result = _result(config, engine, progress, int(state.step), best, stores)
-    finally:
-        checkpoints.close()
-    run.write_result(result)
+        result = _result(config, engine, progress, int(state.step), best, stores, requests)
+    except BaseException:
+        if mesh.devices.shape[0] == 1:  # with several hosts it would wait for those that do not fail
+            checkpoints.close()
+        raise
+    checkpoints.close()
+    first_decides(lambda: run.write_result(result))
     return result
+
+
+def open_mesh(run: RunConfig) -> Mesh:
+    """The devices that ``run`` asks for, of this host and of those it names or a launcher started, in one mesh."""
+    hosts = find_hosts(run.hosts, run.host, run.coordinator)
+    return make_mesh(start_devices(run.devices, run.platform, hosts, run.heartbeat_s))
+
+
+def say(text: str) -> None:
+    """Prints ``text`` once, however many hosts there are."""
+    if is_first():
+        print(text, flush=True)
+
+
+def _check_hosts(config: Config, schema: Schema, stores: dict[str, BlockStore]) -> None:
+    hosts = jax.process_count()
+    if config.data.shuffle == "window" and config.data.readers % hosts:
+        fitting = [n for n in range(1, config.data.readers + 1) if config.data.readers % n == 0]
+        raise UserError(
+            f"--data.readers={config.data.readers} cannot be shared evenly by {hosts} hosts: they suit "
+            f"{', '.join(map(str, fitting))}; readers are part of the order of the data"
+        )
+    about: dict[str, Any] = {section: keys for section, keys in config.to_dict().items() if section != "run"}
+    about["data"] = {key: value for key, value in about["data"].items() if key != "path"}
+    about |= {"devices": config.run.devices, "schema": schema.fingerprint}
+    must_be_alike(about | {f"rows of the {split} split": store.rows for split, store in stores.items()})
+
+
+def _finished(run: RunDir, steps: int) -> Result | None:
+    result = run.result()
+    return result if result and (result["steps"] >= steps or result["stopped_early"]) else None
 
 
 def _settle_update(config: Config, run: RunDir, schema: Schema) -> Config:
     """``tables.update = auto`` as dense or sparse: as the run has it, or, for a new one, by the size of the table."""
     if config.tables.update != "auto":
         return config
-    if run.config_file.is_file():
-        update = run.config().tables.update
-    else:
-        update = choose_update(config, schema)
-    return dataclasses.replace(config, tables=dataclasses.replace(config.tables, update=update))
+    stored = lambda: run.config().tables.update if run.config_file.is_file() else choose_update(config, schema)
+    return dataclasses.replace(config, tables=dataclasses.replace(config.tables, update=first_decides(stored)))
 
 
 def _goes_on(config: Config, run: RunDir, schema: Schema) -> bool:
@@ -95,14 +136,15 @@ def _goes_on(config: Config, run: RunDir, schema: Schema) -> bool:
 def _first_state(
     config: Config, engine: Engine, run: RunDir, checkpoints: Checkpoints, goes_on: bool
 ) -> tuple[TrainState, Progress]:
-    if goes_on and checkpoints.latest_step() is not None:
+    if goes_on and first_decides(checkpoints.latest_step) is not None:
         state, progress = checkpoints.restore(engine.abstract_state())
-        print(f"going on from step {int(state.step)} of {run.path}", flush=True)
-        run.cut_metrics(int(state.step))
+        step = int(state.step)
+        say(f"going on from step {step} of {run.path}")
+        first_decides(lambda: run.cut_metrics(step))
         return state, Progress(**progress)
     if config.run.resume == "must":
         raise UserError(f"--resume=must: {run.path} holds no checkpoint yet")
-    run.cut_metrics(0)
+    first_decides(lambda: run.cut_metrics(0))
     state = engine.init()
     if config.train.init_from:
         state = warm_start(engine, state, config.train.init_from)
@@ -118,8 +160,8 @@ def _check_loss(config: Config, schema: Schema) -> None:
 
 
 def describe_run(config: Config, schema: Schema, engine: Engine, rows: int, run: RunDir) -> str:
-    """A few lines on what is about to be trained."""
-    return (
+    """A few lines on what is about to be trained, and, with several hosts, on who reads what."""
+    return _describe_hosts(config.train.batch_size, engine) + (
         f"data: {schema.name}, {rows:,} training rows, {schema.num_fields} fields, {schema.num_rows:,} table rows\n"
         f"model: {config.model_name}, {engine.parameters():,} parameters; tables: {config.tables.update}, "
         f"{engine.lookup.placement}\n"
@@ -127,10 +169,27 @@ def describe_run(config: Config, schema: Schema, engine: Engine, rows: int, run:
     )
 
 
+def _describe_hosts(batch_size: int, engine: Engine) -> str:
+    """`hosts: 2, mesh 2 x 4; rows of each batch of 2,048: host 0 reads 0-1023, host 1 1024-2047`."""
+    hosts, each = engine.mesh.devices.shape
+    if hosts == 1:
+        return ""
+    share = engine.padded_batch(batch_size) // hosts
+    first = [f"host {h} reads {h * share}-{min((h + 1) * share, batch_size) - 1}" for h in range(min(hosts, 4))]
+    more = ", and so on" if hosts > 4 else ""
+    return f"hosts: {hosts}, mesh {hosts} x {each}; rows of each batch of {batch_size:,}: {', '.join(first)}{more}\n"
+
+
 def _result(
-    config: Config, engine: Engine, progress: Progress, step: int, best: TrainState, stores: dict[str, BlockStore]
+    config: Config,
+    engine: Engine,
+    progress: Progress,
+    step: int,
+    best: TrainState,
+    stores: dict[str, BlockStore],
+    requests: Requests,
 ) -> Result:
-    valid = progress.best_metrics or evaluate(engine, best, stores["valid"])
+    valid = progress.best_metrics or evaluate(engine, best, stores["valid"], requests)
     rate = progress.samples / progress.seconds if progress.seconds else 0.0
     return {
         "model": config.model_name,
@@ -140,7 +199,7 @@ def _result(
         "best_step": progress.best_step,
         "best_epoch": progress.best_epoch,
         "valid": valid,
-        "test": evaluate(engine, best, stores["test"]),
+        "test": evaluate(engine, best, stores["test"], requests),
         "train_samples_per_s": round(rate),
         "train_seconds": round(progress.seconds, 3),
         "parameters": engine.parameters(),

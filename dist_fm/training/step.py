@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dist_fm.config import Config
-from dist_fm.data.pipeline import Batch, place
+from dist_fm.data.pipeline import Batch, Unsized, place
 from dist_fm.data.records import HostBatch
 from dist_fm.data.schema import Schema
 from dist_fm.layers.products import in_bfloat16
@@ -32,6 +32,15 @@ from dist_fm.training.state import TrainState
 class StepMetrics(NamedTuple):
     loss: jax.Array  # mean over the batch's real samples, without L2
     gradient_norm: jax.Array  # global, before clipping; not finite when any gradient is not
+
+
+class Scored(NamedTuple):
+    """A batch as the trained model sees it, [B] each, the same on every device (and so host)."""
+
+    logits: jax.Array
+    labels: jax.Array
+    weights: jax.Array
+    mask: jax.Array  # 0 where a sample is padding
 
 
 class Engine:
@@ -59,9 +68,19 @@ class Engine:
         """``size`` rounded up so that the devices divide it."""
         return -(-size // self.mesh.size) * self.mesh.size
 
-    def prepare(self, batch: HostBatch) -> Batch:
-        """A host batch with its logical rows turned into unique physical rows; runs in the loader's threads."""
-        return Batch.pack(batch, *self.lookup.prepare(batch["rows"]))
+    def reads(self, size: int) -> dict[str, int]:
+        """What a source of batches of ``size`` must know of the mesh: the padding, and which part this host reads."""
+        return {"padded_size": self.padded_batch(size), "host": jax.process_index(), "hosts": jax.process_count()}
+
+    def prepare(self, batch: HostBatch) -> Batch | Unsized:
+        """A host batch with its logical rows turned into unique physical rows; runs in the loader's threads.
+
+        With several hosts, of which each has its part of the batch, all but their padding, which they must agree on.
+        """
+        if jax.process_count() == 1:
+            return Batch.pack(batch, *self.lookup.prepare(batch["rows"]))
+        found = self.lookup.find(batch["rows"])
+        return Unsized(found.need, lambda need: Batch.pack(batch, *self.lookup.fill(found, need)))
 
     def place(self, batch: Batch) -> Batch:
         """A prepared batch on the devices."""
@@ -196,9 +215,9 @@ class Engine:
             return gradient
         return jax.tree.map(lambda g: g * jnp.minimum(1, limit / norm).astype(g.dtype), gradient)
 
-    def _eval_step(self, state: TrainState, batch: Batch) -> jax.Array:
-        """Logits [B] of the trained model, on every device."""
-        ids, batch = self._touched(batch)
+    def _eval_step(self, state: TrainState, batch: Batch) -> Scored:
+        ids, samples = self._touched(batch)
         rows = self.lookup.read(state.table, ids).astype(self.dtype)
         with in_bfloat16(self.config.train.bf16):
-            return self._logits(rows, state.params, state.stats, batch, None)[0]
+            logits = self._logits(rows, state.params, state.stats, samples, None)[0]
+        return Scored(logits, batch.labels, batch.weights, batch.mask)

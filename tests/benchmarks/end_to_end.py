@@ -28,12 +28,12 @@ from common import Record, Report
 from ours import Training, add_our_flags
 from work import make_engine, make_schema
 
-from dist_fm.data.pipeline import batches
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.source import TrainSource
 from dist_fm.data.store import BlockStore
 from dist_fm.data.store_writer import BlockWriter
 from dist_fm.errors import UserError
+from dist_fm.training.feed import batches
 
 WRITE_ROWS = 1 << 16
 
