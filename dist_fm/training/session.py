@@ -13,7 +13,7 @@ from dist_fm.data.schema import Schema, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.data.store import BlockStore
 from dist_fm.errors import UserError
-from dist_fm.parallel.hosts import find_hosts, first_decides, is_first, must_be_alike
+from dist_fm.parallel.hosts import Hosts, find_hosts, first_decides, is_first, must_be_alike
 from dist_fm.parallel.mesh import describe, make_mesh, start_devices
 from dist_fm.parallel.watchdog import Watchdog
 from dist_fm.run_dir import RunDir
@@ -81,8 +81,12 @@ def _train(config: Config, requests: Requests) -> Result:
 
 def open_mesh(run: RunConfig) -> Mesh:
     """The devices that ``run`` asks for, of this host and of those it names or a launcher started, in one mesh."""
-    hosts = find_hosts(run.hosts, run.host, run.coordinator)
-    return make_mesh(start_devices(run.devices, run.platform, hosts, run.heartbeat_s))
+    return make_mesh(start_devices(run.devices, run.platform, hosts_of(run), run.heartbeat_s))
+
+
+def hosts_of(run: RunConfig) -> Hosts:
+    """The hosts that ``run`` names, or a launcher started."""
+    return find_hosts(run.hosts, run.host, run.coordinator)
 
 
 def say(text: str) -> None:
@@ -161,7 +165,7 @@ def _check_loss(config: Config, schema: Schema) -> None:
 
 def describe_run(config: Config, schema: Schema, engine: Engine, rows: int, run: RunDir) -> str:
     """A few lines on what is about to be trained, and, with several hosts, on who reads what."""
-    return _describe_hosts(config.train.batch_size, engine) + (
+    return _describe_hosts(config, engine) + (
         f"data: {schema.name}, {rows:,} training rows, {schema.num_fields} fields, {schema.num_rows:,} table rows\n"
         f"model: {config.model_name}, {engine.parameters():,} parameters; tables: {config.tables.update}, "
         f"{engine.lookup.placement}\n"
@@ -169,15 +173,19 @@ def describe_run(config: Config, schema: Schema, engine: Engine, rows: int, run:
     )
 
 
-def _describe_hosts(batch_size: int, engine: Engine) -> str:
-    """`hosts: 2, mesh 2 x 4; rows of each batch of 2,048: host 0 reads 0-1023, host 1 1024-2047`."""
-    hosts, each = engine.mesh.devices.shape
+def _describe_hosts(config: Config, engine: Engine) -> str:
+    """`hosts: 2 (Slurm), mesh 2 x 4; rows of each batch of 2,048: host 0 reads 0-1023, host 1 reads 1024-2047`."""
+    (hosts, each), batch = engine.mesh.devices.shape, config.train.batch_size
     if hosts == 1:
         return ""
-    share = engine.padded_batch(batch_size) // hosts
-    first = [f"host {h} reads {h * share}-{min((h + 1) * share, batch_size) - 1}" for h in range(min(hosts, 4))]
+    share = engine.padded_batch(batch) // hosts
+    first = [f"host {h} reads {h * share}-{min((h + 1) * share, batch) - 1}" for h in range(min(hosts, 4))]
     more = ", and so on" if hosts > 4 else ""
-    return f"hosts: {hosts}, mesh {hosts} x {each}; rows of each batch of {batch_size:,}: {', '.join(first)}{more}\n"
+    launcher = hosts_of(config.run).launcher or "jax.distributed"
+    return (
+        f"hosts: {hosts} ({launcher}), mesh {hosts} x {each}; rows of each batch of {batch:,}: "
+        f"{', '.join(first)}{more}\n"
+    )
 
 
 def _result(
