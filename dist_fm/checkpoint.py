@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from dist_fm.checksums import damage, record_missing
+from dist_fm.checksums import damage, record
 from dist_fm.errors import UserError
 from dist_fm.parallel.hosts import first_decides, is_first
 from dist_fm.training.state import TrainState
@@ -97,7 +97,7 @@ class Checkpoints:
         args = ocp.args.Composite(weights=ocp.args.StandardRestore(_weights(like)))
         try:
             return dataclasses.replace(like, **self._best.restore(step, args=args)["weights"])
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # as in ``restore``
             raise UserError(f"{directory} cannot be read: {error}") from error
 
     def wait(self) -> None:
@@ -155,11 +155,10 @@ class Checkpoints:
 
 def _manager(directory: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
     """Keeps the last ``keep`` steps; None: all."""
-    record = lambda: record_missing(directory) if is_first() else None
     options = ocp.CheckpointManagerOptions(
         preservation_policy=None if keep is None else ocp.checkpoint_managers.LatestN(keep),
         cleanup_tmp_directories=True,
-        async_options=ocp.AsyncOptions(post_finalization_callback=record),
+        async_options=ocp.AsyncOptions(post_finalization_callback=lambda: record(directory) if is_first() else None),
         # Without names of their own, hosts mistake one manager's barriers for the other's, which save at the same time.
         multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=directory.name),
     )

@@ -1,31 +1,29 @@
-"""Checksums of a checkpoint's files, taken once it is whole, so that damage to it is noticed before it is used."""
+"""Checksums of a checkpoint's files, taken just before Orbax gives it its name, so that later damage is noticed."""
 
 import json
-import os
 import pathlib
 
 import xxhash
 
 NAME = "checksums.json"
 _AT_ONCE = 1 << 22  # bytes
+_WRITING = ".orbax-checkpoint-tmp"
+_NOT_SUMMED = (NAME, "_CHECKPOINT_METADATA", "commit_success.txt")  # which Orbax writes when it renames
 
 
-def record_missing(directory: pathlib.Path) -> None:
-    """Writes checksums.json (file: bytes, xxh3-64) into every checkpoint below ``directory`` that has none."""
-    for checkpoint in directory.iterdir():
-        if checkpoint.name.isdigit() and not (checkpoint / NAME).exists():
-            found = {str(path.relative_to(checkpoint)): _describe(path) for path in _files(checkpoint)}
-            beside = checkpoint / f".{NAME}.{os.getpid()}"
-            beside.write_text(json.dumps(found, indent=1), encoding="utf-8")
-            os.replace(beside, checkpoint / NAME)
+def record(directory: pathlib.Path) -> None:
+    """Writes checksums.json (file: bytes, xxh3-64) into every checkpoint below ``directory`` that is being written."""
+    for checkpoint in directory.glob(f"*{_WRITING}"):
+        found = {str(path.relative_to(checkpoint)): _describe(path) for path in _files(checkpoint)}
+        (checkpoint / NAME).write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def damage(checkpoint: pathlib.Path) -> str | None:
-    """What is wrong with ``checkpoint``'s files by its checksums; None when nothing is, or it has none."""
+    """What is wrong with ``checkpoint``'s files by its checksums; None when nothing is."""
     try:
         expected = json.loads((checkpoint / NAME).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # the run was killed before they were taken
-        return None
+    except FileNotFoundError:
+        return f"{checkpoint / NAME} is missing"
     except ValueError:
         return f"{checkpoint / NAME} is not JSON"
     for name, about in expected.items():
@@ -41,7 +39,7 @@ def damage(checkpoint: pathlib.Path) -> str | None:
 
 
 def _files(checkpoint: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and NAME not in path.name)
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name not in _NOT_SUMMED)
 
 
 def _describe(path: pathlib.Path) -> dict[str, int | str]:

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import tomllib
 from typing import Any
 
 from dist_fm.config import Config, build_config
@@ -46,19 +47,24 @@ class RunDir:
         write_whole(self.config_file, config.to_toml())
 
     def config(self) -> Config:
-        import tomllib
-
-        return build_config(tomllib.loads(self.config_file.read_text(encoding="utf-8")), str(self.config_file))
+        try:
+            sections = tomllib.loads(self.config_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{self.config_file} is not TOML: the run is damaged: {error}") from error
+        return build_config(sections, str(self.config_file))
 
     def schema(self) -> Schema:
         path = self.path / "schema.json"
         if not path.is_file():
             raise SchemaError(f"{path} is missing: the run is damaged")
-        return Schema.from_json(path.read_text(encoding="utf-8"), where=str(path))
+        return Schema.from_json(path.read_text(encoding="utf-8", errors="replace"), where=str(path))
 
     def result(self) -> dict[str, Any] | None:
         path = self.path / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON: the run is damaged; without it the run goes on: {error}") from error
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_whole(self.path / "result.json", json.dumps(result, indent=1) + "\n")
@@ -68,13 +74,13 @@ class RunDir:
         if not self.metrics_file.is_file():
             return
         kept = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics_file.read_bytes().splitlines():
             try:
                 event = json.loads(line)
-            except json.JSONDecodeError:
+            except ValueError:
                 break
             if event["step"] <= step:
-                kept.append(line + "\n")
+                kept.append(line.decode() + "\n")
         write_whole(self.metrics_file, "".join(kept))
 
     def clear(self) -> None:

@@ -83,7 +83,9 @@ def on_hosts(folder, hosts, devices, cases):
     environ = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}"}
     environ.pop("JAX_NUM_CPU_DEVICES", None)
     started = [
-        subprocess.Popen([*run, *map(str, command(host))], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        subprocess.Popen(
+            [*run, *map(str, command(host))], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         for host in range(hosts)
     ]
     said = [process.communicate()[0].decode() for process in started]

@@ -1,0 +1,292 @@
+"""Runs that are killed, stopped, starved of disk, or find a damaged checkpoint: nothing is lost, nothing is half."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import make_config, make_engine, make_schema, weights, write_data_set
+from train_runs import Runner, environ, flags, lines, result
+
+from dist_fm import checksums, evaluate, import_torchfm
+from dist_fm.checkpoint import Checkpoints
+from dist_fm.command import run_command
+from dist_fm.data.source import TrainSource
+from dist_fm.errors import UserError
+from dist_fm.parallel.mesh import make_mesh
+from dist_fm.run_dir import RunDir
+from dist_fm.training.session import open_best, train
+
+PREEMPTED, USER_ERROR = 75, 2
+WAYS = {
+    "dense": {"devices": 1, "tables.update": "dense"},
+    "sparse": {"devices": 1, "tables.update": "sparse"},
+    "sharded": {"devices": 4, "tables.update": "sparse", "tables.placement": "sharded"},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data_set(tmp_path_factory.mktemp("faults") / "data", make_schema((400, 300, 90)))
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory):
+    with Runner(tmp_path_factory.mktemp("log") / "log.txt") as runner:
+        yield runner
+
+
+def undisturbed(runner, data, folder, **way):
+    assert runner.run(flags(data, folder / "whole", **way)) == 0, runner.log.read_text()
+    return folder / "whole"
+
+
+def same(run, whole):
+    """Bit-equal in the end: tables, slots, network, the best step's weights; the same lines, none twice, no gap."""
+    assert weights(run) == weights(whole)
+    assert result(run) == result(whole)
+    assert lines(run) == lines(whole)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(runner, data, tmp_path, way):
+    whole = undisturbed(runner, data, tmp_path, **WAYS[way])
+    arguments = flags(data, tmp_path / "run", **WAYS[way])
+    codes = []
+    while not codes or codes[-1] == PREEMPTED:
+        pid = runner.start(arguments)
+        wait_for_step(tmp_path / "run", 9 * (len(codes) + 1), runner)
+        kill(pid, signal.SIGTERM)
+        codes.append(runner.wait())
+    assert codes.count(PREEMPTED) >= 2 and codes[-1] == 0
+    same(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_30_kills_at_random_instants(runner, data, tmp_path, way):
+    began = time.perf_counter()
+    whole = undisturbed(runner, data, tmp_path, **WAYS[way])
+    seconds, draw = time.perf_counter() - began, random.Random(way)
+    unfinished = 0
+    for number in range(30):
+        arguments = flags(data, tmp_path / f"run{number}", **WAYS[way])
+        code = runner.run_killed(arguments, draw.uniform(0, seconds))
+        assert code in (0, -signal.SIGKILL)
+        unfinished += code != 0
+        assert runner.run(arguments) == 0, runner.log.read_text()
+        same(tmp_path / f"run{number}", whole)
+    assert unfinished >= 20
+
+
+def kill(pid, number):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def wait_for_step(run, step, runner, limit_s=120):
+    """Until a line of metrics.jsonl is of ``step`` or later, or the run has ended."""
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until and not (run / "result.json").exists():
+        if (run / "metrics.jsonl").exists():
+            found = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()[:-1]]
+            if found and found[-1] >= step:
+                return
+        time.sleep(0.005)
+
+
+def small(data, output, **more):
+    """A configuration for a run in this process; ``more`` sections by name."""
+    sections = {"run": {"output_dir": str(output), "quiet": True, "devices": 1, "save_steps": 4, **more.pop("run", {})}}
+    return make_config("deepfm", data, sections | more.pop("sections", {}), **{"batch_size": 60, "epochs": 1, **more})
+
+
+DAMAGE = {
+    "a flipped bit": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+    "a file cut short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "a file gone": lambda path: path.unlink(),
+}
+
+
+def largest(checkpoint):
+    return max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(data, tmp_path, capfd, damage):
+    train(small(data, tmp_path / "whole", epochs=2))
+    train(small(data, tmp_path / "run"))
+    newest = tmp_path / "run" / "checkpoints" / "15"
+    DAMAGE[damage](largest(newest))
+    train(small(data, tmp_path / "run", epochs=2))
+    said = capfd.readouterr()
+    assert "damaged checkpoint" in said.err and str(newest) in said.err
+    assert "going on from step 12 " in said.out
+    same(tmp_path / "run", tmp_path / "whole")
+    assert [path.name for path in (tmp_path / "run" / "damaged").iterdir()] == ["15-0"]
+
+
+def test_a_checkpoint_that_is_wrong_by_its_checksums_or_not_is_passed_over(data, tmp_path, capfd):
+    train(small(data, tmp_path / "run"))
+    checkpoint = tmp_path / "run" / "checkpoints" / "15"
+    for path in checkpoint.rglob("*"):
+        if path.is_file() and "ocdbt" in path.name:
+            path.write_bytes(b"")
+    (tmp_path / "run" / "checkpoints" / f"15{checksums._WRITING}").symlink_to(checkpoint)
+    checksums.record(tmp_path / "run" / "checkpoints")  # of what it now is
+    (tmp_path / "run" / "checkpoints" / f"15{checksums._WRITING}").unlink()
+    assert checksums.damage(checkpoint) is None
+    train(small(data, tmp_path / "run", epochs=2))
+    assert "going on from step 12 " in capfd.readouterr().out
+
+
+def test_without_any_whole_checkpoint_it_stops(data, tmp_path):
+    train(small(data, tmp_path / "run"))
+    for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
+        largest(checkpoint).unlink()
+    with pytest.raises(UserError, match="no checkpoint can be opened.*is missing.*is missing.*--output_dir"):
+        train(small(data, tmp_path / "run", epochs=2))
+    largest(next((tmp_path / "run" / "best").iterdir())).write_bytes(b"?")
+    with pytest.raises(UserError, match="best.*has 1 bytes"):
+        open_best(RunDir(tmp_path / "run"), small(data, tmp_path / "run"), make_mesh(jax.devices()[:1]))
+
+
+def test_saving_by_the_clock_changes_nothing_else(data, tmp_path):
+    train(small(data, tmp_path / "whole"))
+    saved = []
+    with pytest.MonkeyPatch.context() as patch:
+        save = Checkpoints.save
+        patch.setattr(Checkpoints, "save", lambda self, state, p: saved.append(int(state.step)) or save(self, state, p))
+        train(small(data, tmp_path / "run", run={"save_minutes": 1e-6}))
+    assert saved == list(range(1, 16))
+    same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_an_error_in_a_loading_thread_reaches_the_user_as_it_is(data, tmp_path, monkeypatch):
+    class Broken(Exception):
+        pass
+
+    read = TrainSource.__getitem__
+
+    def fail(self, step):
+        if step == 9:
+            raise Broken("block 3 is not there")
+        return read(self, step)
+
+    monkeypatch.setattr(TrainSource, "__getitem__", fail)
+    with pytest.raises(Broken, match="^block 3 is not there"):
+        train(small(data, tmp_path / "run"))
+    assert Checkpoints(tmp_path / "run").latest_step() == 8
+
+
+def test_a_run_that_gets_no_further_ends_and_shows_where_it_was(data, tmp_path):
+    script = (
+        "import sys, time; from dist_fm.data.source import TrainSource; from dist_fm.command import run_command\n"
+        "read = TrainSource.__getitem__\n"
+        "TrainSource.__getitem__ = lambda self, step: time.sleep(9999) if step == 9 else read(self, step)\n"
+        "from dist_fm.train import main; sys.exit(run_command(main))"
+    )
+    arguments = flags(data, tmp_path / "run", **{"run.stall_s": 20})
+    done = subprocess.run([sys.executable, "-c", script, *arguments], env=environ(), capture_output=True, text=True)
+    assert done.returncode == 70
+    assert "nothing was finished in 2" in done.stderr and "--run.stall_s=20" in done.stderr
+    assert "in run_command" in done.stderr  # the stacks
+
+
+# A disk of its own, in a mount namespace that takes it along when it ends: training starts on it, $3 happens to it
+# after some steps, and what is left is copied away. Needs no root.
+ON_A_DISK = """
+mount -t tmpfs -o size=8m none "$1" || exit 9
+disk=$1; left=$2; happens=$3; shift 3
+"$@" & child=$!
+until [ "$(wc -l < "$disk/run/metrics.jsonl" 2>/dev/null || echo 0)" -gt 12 ]; do
+  kill -0 $child 2>/dev/null || break
+  sleep 0.05
+done
+eval "$happens"
+wait $child; code=$?
+mkdir "$left"; cp -r "$disk/run" "$left"
+exit $code
+"""
+HAPPENS = {
+    "full": 'head -c 100M /dev/zero > "$disk/filler" 2>/dev/null',
+    "read-only": 'mount -o remount,ro "$disk" 2>/dev/null || mount -o remount,ro,bind "$disk"',
+}
+
+
+@pytest.mark.parametrize("event", HAPPENS)
+def test_a_disk_that_takes_no_more_ends_the_run_with_its_last_checkpoint_whole(data, tmp_path, event):
+    disk, left = tmp_path / "disk", tmp_path / "left"
+    disk.mkdir()
+    alone = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.geteuid() else [])]
+    run = [sys.executable, "-m", "dist_fm.train", *flags(data, disk / "run", epochs=4000, eval_steps=10**6)]
+    command = [*alone, "sh", "-c", ON_A_DISK, "sh", disk, left, HAPPENS[event], *run]
+    done = subprocess.run(command, env=environ(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == USER_ERROR, done.stderr
+    assert "error: " in done.stderr and ("No space" in done.stderr or "Read-only" in done.stderr)
+    steps = [int(path.name) for path in (left / "run" / "checkpoints").iterdir() if path.name.isdigit()]
+    assert steps
+    checkpoints = Checkpoints(left / "run")
+    state, progress = checkpoints.restore(make_engine("deepfm", 1, make_schema((400, 300, 90))).abstract_state())
+    assert int(state.step) == max(steps) and progress["samples"] > 0
+
+
+# metrics.jsonl is cut where it cannot be read; of a manifest it counts that it is there.
+UNREAD = {"commit_success.txt", "_CHECKPOINT_METADATA", "metrics.jsonl", "manifest.json"}
+
+
+class Planted:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (pathlib.Path.touch, (self.path,))
+
+
+def test_a_planted_pickle_is_never_run(data, tmp_path):
+    """In the place of every file of a run and of a data set, and inside an archive to import."""
+    harm = tmp_path / "harm"
+    pickled = pickle.dumps(Planted(harm))
+    shutil.copytree(data, tmp_path / "data")
+    config = small(tmp_path / "data", tmp_path / "run", run={"keep_checkpoint_max": 1})
+    train(config)
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=2))
+    files = [path for name in ("run", "data") for path in (tmp_path / name).rglob("*") if path.is_file()]
+    for path in files:
+        shutil.copytree(tmp_path / "run", tmp_path / "kept")
+        healthy = path.read_bytes()
+        for sums in (tmp_path / "run").rglob("checksums.json"):
+            found = json.loads(sums.read_text())
+            inside = str(path.relative_to(sums.parent)) if path.is_relative_to(sums.parent) else None
+            path.write_bytes(pickled)
+            if inside in found:  # not to be stopped by them
+                sums.write_text(json.dumps(found | {inside: checksums._describe(path)}))
+        path.write_bytes(pickled)
+        code = run_command(lambda _: train(longer), [])
+        if "data" not in path.relative_to(tmp_path).parts:
+            code = max(code, run_command(evaluate.main, [f"--run={tmp_path / 'run'}"]))
+        assert not harm.exists(), path
+        assert code == USER_ERROR or path.name in UNREAD, path
+        shutil.rmtree(tmp_path / "run")
+        (tmp_path / "kept").rename(tmp_path / "run")
+        path.write_bytes(healthy)
+    np.savez(tmp_path / "state.npz", config=np.array([Planted(harm)], dtype=object))
+    arguments = [f"--state={tmp_path / 'state.npz'}", f"--output={tmp_path / 'imported'}"]
+    assert run_command(import_torchfm.main, arguments) == USER_ERROR
+    assert len(files) > 20 and not harm.exists()
+    pickle.loads(pickled)
+    assert harm.exists()  # it would have been

@@ -1,0 +1,94 @@
+"""Runs of dist_fm.train in processes of their own, for tests that disturb them."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).parent
+RATES = ("samples_per_s", "train_samples_per_s", "train_seconds")
+
+
+def environ(**more):
+    found = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}", "JAX_PLATFORMS": "cpu", **more}
+    found.pop("JAX_NUM_CPU_DEVICES", None)
+    return found
+
+
+class Runner:
+    """Starts runs one at a time; a context manager, which ends what still runs."""
+
+    def __init__(self, log):
+        self.log = pathlib.Path(log)
+        command = [sys.executable, str(HERE / "forked_runs.py"), str(log)]
+        self._server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ(), bufsize=1
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._server.kill()
+        self._server.wait()
+
+    def start(self, arguments):
+        """The process's number."""
+        self._server.stdin.write(json.dumps(arguments) + "\n")
+        return self._answer("pid")
+
+    def wait(self):
+        """The exit code of the run that was started last; negative: the signal that ended it."""
+        return self._answer("code")
+
+    def run(self, arguments):
+        self.start(arguments)
+        return self.wait()
+
+    def run_killed(self, arguments, after_s, number=signal.SIGKILL):
+        """Starts a run and sends it a signal after ``after_s`` seconds, if it still runs; its exit code."""
+        pid = self.start(arguments)
+        time.sleep(after_s)
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+        return self.wait()
+
+    def _answer(self, what):
+        word, number = self._server.stdout.readline().split()
+        assert word == what
+        return int(number)
+
+
+def flags(data, output, devices=1, **more):
+    """Arguments of a short run with frequent evaluations and checkpoints, out of step with each other."""
+    keys = {
+        "data": data,
+        "output_dir": output,
+        "devices": devices,
+        "platform": "cpu",
+        "model": "deepfm",
+        "epochs": 4,
+        "batch_size": 60,
+        "eval_steps": 7,
+        "save_steps": 4,
+        "quiet": "true",
+        "run.log_steps": 3,
+        **more,
+    }
+    return [f"--{key}={value}" for key, value in keys.items()]
+
+
+def lines(run):
+    """metrics.jsonl without what depends on the clock."""
+    text = (pathlib.Path(run) / "metrics.jsonl").read_text()
+    return [{key: x for key, x in json.loads(line).items() if key not in RATES} for line in text.splitlines()]
+
+
+def result(run):
+    found = json.loads((pathlib.Path(run) / "result.json").read_text())
+    return {key: x for key, x in found.items() if key not in (*RATES, "compiled_steps")}
