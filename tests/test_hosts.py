@@ -117,7 +117,8 @@ def test_two_hosts_give_the_answer_of_one(tmp_path):
 
 @pytest.mark.slow
 def test_every_model_has_the_same_losses_on_one_two_and_four_hosts(tmp_path):
-    compare(tmp_path, [case(model, "sparse", "sharded", False, 20) for model in MODELS], [(2, 2), (4, 1)])
+    cases = [case(model, "sparse", "sharded", x64, 20) for model in MODELS for x64 in (False, True)]
+    compare(tmp_path, cases, [(2, 2), (4, 1)])
 
 
 @pytest.mark.slow
