@@ -120,7 +120,9 @@ class TrainConfig:
         1.0, "multiply lr by this after an evaluation without improvement; 1: never", above=0, max=1
     )
     min_epochs: int = _key(0, "no early stop or learning-rate drop before this many epochs", min=0)
-    init_from: str = _key("", "finished run whose table columns of the same names are the first values")
+    init_from: str = _key(
+        "", "RUN[,RUN2]: runs whose rows, by raw value, columns and layers, by name, are the first values"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,8 @@ VARIANTS = {
     "afm published": ("afm", {"projection_bias": False, "attention_dropout": 0.0}),
     "fnn first-order": ("fnn", {"first_order": True, "batch_norm": False, "activation": "tanh"}),
     "ncf neumf": ("ncf", {"variant": "neumf", "mlp_embed_dim": 3}),
+    "ncf gmf": ("ncf", {"variant": "gmf"}),
+    "ncf mlp": ("ncf", {"variant": "mlp", "mlp_embed_dim": 3}),
     "nfm without BatchNorm": ("nfm", {"batch_norm": False}),
     "xdeepfm split, linear": ("xdeepfm", {"split_half": True, "cin_activation": "linear"}),
 }
@@ -111,7 +113,7 @@ def test_every_field_and_every_kernel_gets_a_gradient(case):
         assert not np.any(value[...] == (0 if path[-1] == "mean" else 1)), path
     for name, gradient in rows.items():
         reads = np.abs(gradient).max(axis=0) > 1e-9
-        if case == "ncf neumf":
+        if case in ("ncf neumf", "ncf gmf", "ncf mlp"):
             assert reads[:2].all() and not np.any(gradient[:, 2:])
         elif case in ("ffm", "fnfm") and name == "factors":
             # Every partner field's vector, but a field's for itself.
@@ -190,9 +192,10 @@ def test_neumf_is_a_product_and_a_tower_of_the_user_and_the_item():
             tower = np.concatenate([mlp[b, 0], mlp[b, 1]])
             for hidden in model.mlp.hidden:
                 tower = np.maximum(tower @ np.float64(hidden.kernel[...]) + np.float64(hidden.bias[...]), 0)
-            expected.append(np.concatenate([product, tower]) @ np.float64(model.output.kernel[...])[:, 0])
+            h = np.concatenate([model.gmf_output.kernel[...], model.mlp_output.kernel[...]]).astype(np.float64)
+            expected.append(np.concatenate([product, tower]) @ h[:, 0])
         np.testing.assert_allclose(model(GivenRows(batch.rows), batch, train=False), expected, rtol=1e-12)
-    assert model.output.bias is None and model.mlp.norms is None
+    assert model.gmf_output.bias is None and model.mlp_output.bias is None and model.mlp.norms is None
 
 
 def test_fnn_first_order_reads_w0_and_every_weight_beside_its_factors():

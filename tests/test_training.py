@@ -26,36 +26,6 @@ def run(tmp_path, name, model_name, data, **sections):
     return train(make_config(model_name, data, settings, **train_keys))
 
 
-def test_fnn_starts_from_a_trained_fm(small_data, tmp_path, capsys):
-    """The paper's FNN: its first layer reads the FM's w0, w and v, which start at their trained values."""
-    run(tmp_path, "fm", "fm", small_data)
-    source = str(tmp_path / "fm")
-    fnn = {"name": "fnn", "first_order": True, "activation": "tanh", "batch_norm": False}
-    run(tmp_path, "fnn", "fnn", small_data, model=fnn, train={"init_from": source})
-    said = capsys.readouterr().out
-    assert "table column 'linear'" in said and "table column 'factors'" in said and "['linear']" in said
-
-    fm, new = make_engine("fm"), make_engine("fnn", sections={"model": fnn})
-    old_state = Checkpoints(tmp_path / "fm").restore_best(fm.abstract_state())
-    from dist_fm.training.warm_start import warm_start
-
-    state = warm_start(new, new.init(), source)
-    np.testing.assert_array_equal(state.table, old_state.table)
-    assert float(old_state.params["linear"]["bias"][...][0]) != 0
-    np.testing.assert_array_equal(state.params["linear"]["bias"][...], old_state.params["linear"]["bias"][...])
-
-
-def test_warm_start_refuses_another_schema_and_nothing_alike(small_data, tmp_path):
-    run(tmp_path, "lr", "lr", small_data)
-    with pytest.raises(UserError, match="nothing alike"):
-        run(tmp_path, "ncf", "ncf", small_data, train={"init_from": str(tmp_path / "lr")})
-    other = write_data_set(tmp_path / "other", make_schema((40, 31, 9)))
-    with pytest.raises(UserError, match="another schema"):
-        run(tmp_path, "lr2", "lr", other, train={"init_from": str(tmp_path / "lr")})
-    with pytest.raises(UserError, match="not a run"):
-        run(tmp_path, "lr3", "lr", small_data, train={"init_from": str(tmp_path / "none")})
-
-
 def test_one_field_is_too_few_for_pairs(tmp_path):
     data = write_data_set(tmp_path / "one", make_schema((9,), (None,)))
     with pytest.raises(UserError, match="afm needs 2 fields"):

@@ -85,12 +85,14 @@ class Model(nnx.Module):
     else. Weights that L2 may shrink are called ``kernel`` and have two axes or more; ``bias`` and ``scale`` have one.
 
     ``takes_slots`` says that it treats all inputs alike and heeds which are there, so that the slots of a field may
-    come unpooled; F is then the schema's ``num_inputs``.
+    come unpooled; F is then the schema's ``num_inputs``. ``summed_layers`` names layers whose outputs are parts of the
+    logit, each of which may be trained by itself first, as in `dist_fm.training.warm_start`.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     min_fields: ClassVar[int] = 1
     takes_slots: ClassVar[bool] = False
+    summed_layers: ClassVar[tuple[str, ...]] = ()
     config: ModelConfig
 
     def __init__(self, config: ModelConfig, schema: Schema, *, rngs: nnx.Rngs):

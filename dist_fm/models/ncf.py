@@ -1,6 +1,7 @@
 """Neural collaborative filtering."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +20,14 @@ class NCFConfig(ModelConfig):
 
     ``variant = "torchfm"``: the MLP reads the same factors, of all fields, with BatchNorm. ``"neumf"``, the paper's:
     the MLP reads the user and the item alone, from factors of its own (``mlp_embed_dim`` a field, 0 = ``embed_dim``),
-    without BatchNorm, and the output has no bias; ``dropout = 0`` and ``embed_std = 0.01`` are the paper's too.
+    without BatchNorm, and the output has no bias; ``dropout = 0`` and ``embed_std = 0.01`` are the paper's too. Its
+    halves by themselves are ``"gmf"`` and ``"mlp"``, from whose runs NeuMF can start (``--init_from=GMF,MLP``).
     """
 
     embed_dim: int = 16
     mlp_dims: tuple[int, ...] = (16, 16)
     dropout: float = 0.2
-    variant: str = dataclasses.field(default="torchfm", metadata={"choices": ("torchfm", "neumf")})
+    variant: str = dataclasses.field(default="torchfm", metadata={"choices": ("torchfm", "neumf", "gmf", "mlp")})
     mlp_embed_dim: int = 0
 
 
@@ -36,48 +38,59 @@ class NCF(Model):
     """
 
     Config = NCFConfig
+    summed_layers = ("gmf_output", "mlp_output")
     config: NCFConfig
 
     def __init__(self, config: NCFConfig, schema: Schema, *, rngs: nnx.Rngs):
         self.config = config
         self.user, self.item = schema.field_with_role("user"), schema.field_with_role("item")
-        self.is_neumf = config.variant == "neumf"
-        self.mlp = MLP(
-            2 * (config.mlp_embed_dim or config.embed_dim) if self.is_neumf else schema.num_fields * config.embed_dim,
-            config.mlp_dims,
-            dropout=config.dropout,
-            batch_norm=not self.is_neumf,
-            output=False,
-            layer_init=config.layer_init,
-            rngs=rngs,
-        )
-        self.output = dense(
-            config.embed_dim + config.mlp_dims[-1],
-            1,
-            use_bias=not self.is_neumf,
-            layer_init=config.layer_init,
-            rngs=rngs,
-        )
+        self.is_torchfm = config.variant == "torchfm"
+        output = functools.partial(dense, out_features=1, layer_init=config.layer_init, rngs=rngs)
+        if config.variant != "gmf":
+            own = 2 * (config.mlp_embed_dim or config.embed_dim)
+            self.mlp = MLP(
+                schema.num_fields * config.embed_dim if self.is_torchfm else own,
+                config.mlp_dims,
+                dropout=config.dropout,
+                batch_norm=self.is_torchfm,
+                output=False,
+                layer_init=config.layer_init,
+                rngs=rngs,
+            )
+        if self.is_torchfm:
+            self.output = output(config.embed_dim + config.mlp_dims[-1])
+            return
+        # h, in two parts, so that each half has its own.
+        if config.variant != "mlp":
+            self.gmf_output = output(config.embed_dim, use_bias=False)
+        if config.variant != "gmf":
+            self.mlp_output = output(config.mlp_dims[-1], use_bias=False)
 
     def columns(self, schema: Schema) -> dict[str, Column]:
         config = self.config
-        if not self.is_neumf:
+        if self.is_torchfm:
             return {"factors": factor_column(config, schema, config.embed_dim)}
-        return {
+        halves = {
             "gmf": factor_column(config, schema, config.embed_dim),
             "mlp": factor_column(config, schema, config.mlp_embed_dim or config.embed_dim),
         }
+        return halves if config.variant == "neumf" else {config.variant: halves[config.variant]}
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        def enter(rows, mlp, _):
-            if self.is_neumf:
-                shared = rows["gmf"]
-                deep = jnp.concatenate([rows["mlp"][:, self.user], rows["mlp"][:, self.item]], axis=-1)
-            else:
-                shared = rows["factors"]
-                deep = flatten_fields(shared)
-            return shared[:, self.user] * shared[:, self.item], mlp(deep)
+        product = lambda factors: factors[:, self.user] * factors[:, self.item]
+        pair = lambda factors: jnp.concatenate([factors[:, self.user], factors[:, self.item]], axis=-1)
+        if self.is_torchfm:
+            enter = lambda rows, mlp, _: (product(rows["factors"]), mlp(flatten_fields(rows["factors"])))
+        elif self.config.variant == "neumf":
+            enter = lambda rows, mlp, _: (product(rows["gmf"]), mlp(pair(rows["mlp"])))
+        elif self.config.variant == "gmf":
+            return self.gmf_output(rows.map(lambda rows, network, _: product(rows["gmf"])))[:, 0]
+        else:
+            enter = lambda rows, mlp, _: ((), mlp(pair(rows["mlp"])))
 
         gmf, hidden = rows.map(enter, self.mlp.first)
         deep = self.mlp.after_first(hidden, batch.mask, train=train, rngs=rngs)
-        return self.output(jnp.concatenate([gmf, deep], axis=-1))[:, 0]
+        if self.is_torchfm:
+            return self.output(jnp.concatenate([gmf, deep], axis=-1))[:, 0]
+        logits = self.mlp_output(deep)[:, 0]
+        return logits + self.gmf_output(gmf)[:, 0] if self.config.variant == "neumf" else logits

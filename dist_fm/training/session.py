@@ -151,7 +151,7 @@ def _first_state(
     first_decides(lambda: run.cut_metrics(0))
     state = engine.init()
     if config.train.init_from:
-        state = warm_start(engine, state, config.train.init_from)
+        state = warm_start(engine, state, config.train.init_from, run.path)
     return state, Progress()
 
 
