@@ -58,7 +58,7 @@ def go_on(data, folder, devices, placement, steps, update, seen):
     return state, dataclasses.replace(progress, seconds=0.0)
 
 
-@pytest.mark.parametrize("update", ["sparse", "dense"])
+@pytest.mark.parametrize("update", ["sparse", pytest.param("dense", marks=pytest.mark.slow)])
 def test_devices_may_change_at_any_checkpoint(tmp_path, update):
     data = write_data_set(tmp_path / "data", make_schema((400, 300, 90)))
     moved, stayed = Seen(), Seen()

@@ -59,7 +59,7 @@ def same(run, whole):
     assert lines(run) == lines(whole)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way == "sharded" else pytest.mark.slow) for way in WAYS])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(runner, data, tmp_path, way):
     whole = undisturbed(runner, data, tmp_path, **WAYS[way])
     arguments = flags(data, tmp_path / "run", **WAYS[way])
@@ -125,7 +125,9 @@ def largest(checkpoint):
     return max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    "damage", ["a flipped bit", *(pytest.param(one, marks=pytest.mark.slow) for one in list(DAMAGE)[1:])]
+)
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(data, tmp_path, capfd, damage):
     train(small(data, tmp_path / "whole", epochs=2))
     train(small(data, tmp_path / "run"))
@@ -192,6 +194,7 @@ def test_an_error_in_a_loading_thread_reaches_the_user_as_it_is(data, tmp_path, 
     assert Checkpoints(tmp_path / "run").latest_step() == 8
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_no_further_ends_and_shows_where_it_was(data, tmp_path):
     script = (
         "import sys, time; from dist_fm.data.source import TrainSource; from dist_fm.command import run_command\n"
@@ -223,6 +226,7 @@ exit $code
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_run_with_its_last_checkpoint_whole(data, tmp_path):
     disk, left = tmp_path / "disk", tmp_path / "left"
     disk.mkdir()
@@ -235,6 +239,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_its_last_checkpoint_whole(data, 
     opens(left)
 
 
+@pytest.mark.slow
 def test_a_directory_that_turns_read_only_ends_the_run_with_its_last_checkpoint_whole(data, tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "dist_fm.train", *flags(data, run, epochs=4000, eval_steps=10**6)]
@@ -272,6 +277,7 @@ class Planted:
         return (pathlib.Path.touch, (self.path,))
 
 
+@pytest.mark.slow
 def test_a_planted_pickle_is_never_run(data, tmp_path):
     """In the place of every file of a run and of a data set, and inside an archive to import."""
     harm = tmp_path / "harm"

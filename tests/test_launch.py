@@ -11,9 +11,12 @@ import subprocess
 import sys
 import time
 
+import kubernetes_validate
 import pytest
+import yaml
 from conftest import make_schema, weights, write_data_set
 from test_faults import wait_for_step
+from test_hosts import free_port
 from train_runs import environ, flags, lines, result
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -75,6 +78,23 @@ def test_a_wrong_command_is_not_tried_again(data, tmp_path):
     done = subprocess.run(local(data, tmp_path / "run", model="depfm"), env=environ(), capture_output=True, text=True)
     assert done.returncode == USER_ERROR
     assert "did you mean deepfm?" in done.stderr and "start again" not in done.stderr
+
+
+@pytest.mark.slow
+def test_two_hosts_evaluate_as_one(data, whole):
+    """Every row once, in stored order: the metrics are exact whoever scored which."""
+    evaluate = [sys.executable, "-m", "dist_fm.evaluate", f"--run={whole}", "--platform=cpu"]
+    one = json.loads(subprocess.run([*evaluate, "--devices=2"], env=environ(), capture_output=True, check=True).stdout)
+    port = free_port()
+    hosts = [
+        start([*evaluate, "--devices=1", "--hosts=2", f"--host={host}", f"--coordinator=127.0.0.1:{port}"])
+        for host in (0, 1)
+    ]
+    said = [process.communicate()[0] for process in hosts]
+    two = json.loads(said[0][said[0].index("{") : said[0].rindex("}") + 1])
+    assert "{" not in said[1]
+    assert two.pop("split") == one.pop("split") == "test"
+    assert two == pytest.approx(one, rel=1e-6) and two["rows"] == 150
 
 
 @pytest.mark.slow
@@ -276,8 +296,6 @@ def test_hosts_whose_link_is_cut_for_good_end_and_leave_a_whole_checkpoint(data,
 
 def test_the_jobset_manifest_is_one():
     """Against Kubernetes' own schema of a Job, and the fields of JobSet's v1alpha2 that the manifest uses."""
-    validate = pytest.importorskip("kubernetes_validate")
-    yaml = pytest.importorskip("yaml")
     manifest = yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
     assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     spec = manifest["spec"]
@@ -287,9 +305,11 @@ def test_the_jobset_manifest_is_one():
     (job,) = spec["replicatedJobs"]
     assert job.keys() <= {"name", "replicas", "template", "groupName", "dependsOn"}
     body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}, **job["template"]}
-    validate.validate(body, "1.30", strict=True)
-    with pytest.raises(validate.ValidationError):
-        validate.validate(json.loads(json.dumps(body).replace("backoffLimit", "backofLimit")), "1.30", strict=True)
+    kubernetes_validate.validate(body, "1.30", strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(
+            json.loads(json.dumps(body).replace("backoffLimit", "backofLimit")), "1.30", strict=True
+        )
     (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
     env = {one["name"]: one["value"] for one in container["env"]}
     hosts = job["template"]["spec"]["completions"]

@@ -27,8 +27,14 @@ def losses(model, devices, start):
     return found
 
 
-@pytest.mark.parametrize("devices", [4, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("model", MODELS)
+# In float64 and sharded, every model is in the fast tests: tests/test_same_answer.py.
+ON_4 = {"deepfm", "nfm", "afm"}
+CASES = [
+    pytest.param(m, n, marks=[] if (n, m in ON_4) == (4, True) else pytest.mark.slow) for m in MODELS for n in (4, 2)
+]
+
+
+@pytest.mark.parametrize("model, devices", CASES)
 def test_losses_of_20_steps_are_the_same_on_several_devices(model, devices):
     # Drawn once: compiling the draws takes as long as compiling the step.
     start = jax.device_get(make_engine(model, 1).init())
