@@ -23,13 +23,16 @@ if [ "$1" != "--" ]; then
 fi
 shift
 
-# mpirun passes SIGTERM on, and must leave time to save. It ends all processes when one fails.
+# mpirun passes SIGTERM on, and must leave time to save. It ends all processes when one fails; when it is killed itself,
+# they must not live on beside those that start again.
+with_parent=()
+command -v setpriv > /dev/null && with_parent=(setpriv --pdeathsig KILL)
 stopping=
 trap 'stopping=1; kill -TERM "$child" 2>/dev/null' TERM INT
 pause=1
 for restart in $(seq 0 "${RESTARTS:-3}"); do
   mpirun -np "$hosts" --map-by node --bind-to none --mca odls_base_sigkill_timeout 60 "${launcher[@]}" \
-    "${PYTHON:-python}" -m dist_fm.train "$@" &
+    "${with_parent[@]}" "${PYTHON:-python}" -m dist_fm.train "$@" &
   child=$!
   wait "$child"
   code=$?

@@ -143,7 +143,9 @@ def weights(run):
     import orbax.checkpoint as ocp
 
     last = max(int(p.name) for p in (run / "checkpoints").iterdir())
-    tree = ocp.StandardCheckpointer().restore((run / "checkpoints" / str(last) / "state").absolute())
+    path, handler = (run / "checkpoints" / str(last) / "state").absolute(), ocp.PyTreeCheckpointer()
+    as_numpy = lambda _: ocp.RestoreArgs(restore_type=np.ndarray)  # whatever devices it was saved from
+    tree = handler.restore(path, restore_args=jax.tree.map(as_numpy, handler.metadata(path).item_metadata.tree))
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return last, {jax.tree_util.keystr(path): np.asarray(array).tobytes() for path, array in leaves}
 

@@ -178,7 +178,7 @@ def test_open_mpi(data, whole, tmp_path):
     command += [*run_flags(data, run), "--devices=1"]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
         wait_for_step(run, 21)
-        subprocess.run(["pkill", "-KILL", "-f", "--oldest", f"dist_fm.train.*{run}"], check=True)
+        subprocess.run(["pkill", "-KILL", "-f", "--oldest", f"^{sys.executable} -m dist_fm.train"], check=True)
         said = launcher.communicate()[0]
     assert launcher.returncode == 0, said
     assert "hosts: 2 (Open MPI), mesh 2 x 1" in said and GOES_ON.search(said)
@@ -193,7 +193,7 @@ wait_for 4
 scancel --signal=TERM 1  # as Slurm does before a time limit, or to preempt: to the processes, not the script
 until grep -q "queued again" "$FOLDER/job.out"; do sleep 0.1; done
 wait_for 14
-pkill -KILL -f -o "[d]ist_fm.train.*$RUN"
+pkill -KILL -f -o "^$PYTHON -m dist_fm.train"
 until [ -e "$RUN/result.json" ] && [ -z "$(squeue --noheader)" ]; do sleep 0.5; done
 """
 
