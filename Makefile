@@ -41,6 +41,7 @@ bench: $(READY)
 		$(if $(PEER_PYTHON),--peer_python=$(PEER_PYTHON))
 	$(BENCH)/loader.py --rounds=1 --rows=1_000_000 --output=bench-results/loader.json \
 		$(if $(PEER_PYTHON),--peer_python=$(PEER_PYTHON))
+	$(BENCH)/saving.py --rounds=1 --seconds=20 | tee bench-results/saving.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .jax_cache

@@ -144,6 +144,8 @@ class Checkpoints:
     def _saving(self, step: int | None) -> Iterator[None]:
         try:
             yield
+        except (jax.errors.JaxRuntimeError, TimeoutError):  # another host has failed: no matter of files
+            raise
         except Exception as error:  # whatever the file system's refusal becomes on its way through TensorStore
             whole = [one for one in self._steps_on_disk() if one != step]
             kept = f"the checkpoint of step {max(whole)} is kept" if whole else "there is none yet"

@@ -69,6 +69,7 @@ def run_once(own: argparse.Namespace, flags: list[str], stopping: threading.Even
         while True:
             codes = [process.poll() for process in processes]
             failed = [host for host, code in enumerate(codes) if code not in (None, FINISHED, PREEMPTED)]
+            failed.sort(key=lambda host: codes[host] != WRONG_COMMAND)  # what the others fail of
             if failed:
                 return _exit_code(codes[failed[0]]), f"host {failed[0]} {_describe(codes[failed[0]])}"
             if None not in codes:
