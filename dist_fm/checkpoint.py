@@ -25,13 +25,14 @@ from dist_fm.training.state import TrainState
 class Checkpoints:
     """Checkpoints under ``directory``: ``checkpoints/`` holds the last ``keep``, ``best/`` the best steps' weights.
 
-    Of the best, those that a kept checkpoint's progress names are kept, and the newest.
+    Of the best, those that a kept checkpoint's progress names are kept, and the newest. ``read_only``: for a run that
+    another process may be training, whose unfinished saves must not be cleaned up.
     """
 
-    def __init__(self, directory: pathlib.Path, keep: int = 2):
+    def __init__(self, directory: pathlib.Path, keep: int = 2, *, read_only: bool = False):
         self._path = directory
-        self._last = _manager(directory / "checkpoints", keep)
-        self._best = _manager(directory / "best", None)
+        self._last = _manager(directory / "checkpoints", keep, read_only)
+        self._best = _manager(directory / "best", None, read_only)
         self._best_steps: dict[int, int | None] = {}  # of the kept checkpoints, by their own steps
 
     def latest_step(self) -> int | None:
@@ -48,6 +49,9 @@ class Checkpoints:
         step = int(state.step)
         with self._saving(step):
             self._last.wait_until_finished()
+            # The best step that ``progress`` names must be there before it.
+            self._best.wait_until_finished()
+            self._best.check_for_errors()
             self._prune()
             _save(self._last, step, state=ocp.args.StandardSave(_tree(state)), progress=ocp.args.JsonSave(progress))
         self._best_steps[step] = progress.get("best_step")
@@ -63,7 +67,7 @@ class Checkpoints:
         is none that opens.
         """
         problems = []
-        for step in sorted(self._last.all_steps(), reverse=True):
+        for step in first_decides(lambda: sorted(self._last.all_steps(), reverse=True)):
             directory = self._path / "checkpoints" / str(step)
             problem = first_decides(functools.partial(damage, directory))
             if problem is None:
@@ -85,11 +89,11 @@ class Checkpoints:
         )
 
     def restore_best(self, like: TrainState, step: int | None = None) -> TrainState:
-        """``like`` with the weights of the best ``step`` (None: newest); the optimizer's is that of ``like``.
+        """``like`` with the weights of the best ``step`` (None, or gone: the newest), but its own optimizer.
 
         Raises ``UserError`` when they are damaged.
         """
-        step = self._best.latest_step() if step is None else step
+        step = step if step in self._best.all_steps() else self._best.latest_step()
         directory = self._path / "best" / str(step)
         problem = first_decides(lambda: damage(directory))
         if problem is not None:
@@ -155,11 +159,12 @@ class Checkpoints:
             ) from error
 
 
-def _manager(directory: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
+def _manager(directory: pathlib.Path, keep: int | None, read_only: bool) -> ocp.CheckpointManager:
     """Keeps the last ``keep`` steps; None: all."""
     options = ocp.CheckpointManagerOptions(
         preservation_policy=None if keep is None else ocp.checkpoint_managers.LatestN(keep),
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
         async_options=ocp.AsyncOptions(post_finalization_callback=lambda: record(directory) if is_first() else None),
         # Without names of their own, hosts mistake one manager's barriers for the other's, which save at the same time.
         multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=directory.name),

@@ -24,13 +24,16 @@ def damage(checkpoint: pathlib.Path) -> str | None:
         expected = json.loads((checkpoint / NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return f"{checkpoint / NAME} is missing"
-    except ValueError:
-        return f"{checkpoint / NAME} is not JSON"
+    except (OSError, ValueError) as error:
+        return f"{checkpoint / NAME} cannot be read: {error}"
     for name, about in expected.items():
         path = checkpoint / name
         if not path.is_file():
             return f"{path} is missing"
-        found = _describe(path)
+        try:
+            found = _describe(path)
+        except OSError as error:
+            return f"{path} cannot be read: {error}"
         if found["bytes"] != about["bytes"]:
             return f"{path} has {found['bytes']} bytes, not {about['bytes']}"
         if found["xxh3"] != about["xxh3"]:

@@ -1,5 +1,6 @@
 """What all commands share: an error of the user's is one line on stderr and exit code 2, without a traceback."""
 
+import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -39,5 +40,8 @@ def run_command(main: Callable[[list[str]], None], arguments: Sequence[str] | No
         traceback.print_exc()
         code = 1
     if jax.distributed.is_initialized():
+        if code == PREEMPTED:  # which all hosts are at once: the first, with the others' coordinator, leaves last
+            with contextlib.suppress(RuntimeError):
+                jax.distributed.shutdown()
         leave_at_once(code)
     return code

@@ -69,8 +69,11 @@ class RunDir:
     def write_result(self, result: dict[str, Any]) -> None:
         write_whole(self.path / "result.json", json.dumps(result, indent=1) + "\n")
 
-    def cut_metrics(self, step: int) -> None:
-        """Drops the events after ``step``: a resumed run will write them again. A torn last line is dropped too."""
+    def cut_metrics(self, step: int, evaluated: bool = True) -> None:
+        """Drops the events after ``step``, which a resumed run will write again, and a torn last line.
+
+        Also an evaluation at ``step``, unless it was ``evaluated`` when it was saved: it is made again, too.
+        """
         if not self.metrics_file.is_file():
             return
         kept = []
@@ -79,7 +82,8 @@ class RunDir:
                 event = json.loads(line)
             except ValueError:
                 break
-            if event["step"] <= step:
+            again = event["step"] == step and event["split"] != "train" and not evaluated
+            if event["step"] <= step and not again:
                 kept.append(line.decode() + "\n")
         write_whole(self.metrics_file, "".join(kept))
 

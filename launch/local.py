@@ -37,7 +37,8 @@ def main(arguments: Sequence[str]) -> int:
         if code in (FINISHED, WRONG_COMMAND, PREEMPTED) or stopping.is_set() or restart == own.restarts:
             break
         say(f"{reason}; all were ended, and start again in {pause_s:g} s (restart {restart + 1} of {own.restarts})")
-        stopping.wait(pause_s)
+        if stopping.wait(pause_s):
+            return PREEMPTED
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     if reason:
         say(reason)

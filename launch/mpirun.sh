@@ -34,13 +34,18 @@ for restart in $(seq 0 "${RESTARTS:-3}"); do
   mpirun -np "$hosts" --map-by node --bind-to none --mca odls_base_sigkill_timeout 60 "${launcher[@]}" \
     "${with_parent[@]}" "${PYTHON:-python}" -m dist_fm.train "$@" &
   child=$!
-  wait "$child"
-  code=$?
-  [ -n "$stopping" ] && wait "$child" && code=$?
+  while true; do # a signal ends wait before the child ends
+    wait "$child"
+    code=$?
+    kill -0 "$child" 2> /dev/null || break
+  done
   case $code in 0 | 2 | 75) exit $code ;; esac
-  [ -n "$stopping" ] && exit 75
+  [ -n "$stopping" ] && exit $code
   [ "$restart" = "${RESTARTS:-3}" ] && exit $code
   echo "launch: a process failed with exit code $code; all start again in $pause s" >&2
-  sleep $pause
+  sleep $pause &
+  child=$!
+  wait "$child"
+  [ -n "$stopping" ] && exit 75
   pause=$((pause * 2 > 60 ? 60 : pause * 2))
 done

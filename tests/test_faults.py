@@ -22,9 +22,10 @@ from dist_fm import checksums, evaluate, import_torchfm
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.command import run_command
 from dist_fm.data.source import TrainSource
-from dist_fm.errors import UserError
+from dist_fm.errors import Preempted, UserError
 from dist_fm.parallel.mesh import make_mesh
 from dist_fm.run_dir import RunDir
+from dist_fm.training.loop import Loop
 from dist_fm.training.session import open_best, train
 
 PREEMPTED, USER_ERROR = 75, 2
@@ -166,6 +167,29 @@ def test_without_any_whole_checkpoint_it_stops(data, tmp_path):
     largest(next((tmp_path / "run" / "best").iterdir())).write_bytes(b"?")
     with pytest.raises(UserError, match="best.*has 1 bytes"):
         open_best(RunDir(tmp_path / "run"), small(data, tmp_path / "run"), make_mesh(jax.devices()[:1]))
+
+
+def test_a_run_killed_after_the_evaluation_that_a_stop_had_left_writes_it_once(data, tmp_path, monkeypatch):
+    """Stopped before an evaluation that is due, started, evaluated, killed before it saves, started again."""
+    train(small(data, tmp_path / "whole", eval_steps=6, run={"save_steps": 9}))
+
+    class Killed(BaseException):
+        pass
+
+    def stop(self):
+        raise Preempted("asked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_evaluate", stop)
+        with pytest.raises(Preempted, match="step 6 is saved"):
+            train(small(data, tmp_path / "run", eval_steps=6, run={"save_steps": 9}))
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_save", lambda self: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train(small(data, tmp_path / "run", eval_steps=6, run={"save_steps": 9}))
+    assert [line["step"] for line in lines(tmp_path / "run") if line["split"] == "valid"] == [6]
+    train(small(data, tmp_path / "run", eval_steps=6, run={"save_steps": 9}))
+    same(tmp_path / "run", tmp_path / "whole")
 
 
 def test_saving_by_the_clock_changes_nothing_else(data, tmp_path):

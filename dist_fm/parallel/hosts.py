@@ -67,11 +67,7 @@ def find_hosts(count: int, host: int, coordinator: str, environ: Mapping[str, st
 
 def _of_launcher(environ: Mapping[str, str]) -> Hosts:
     number = lambda name, default=1: int(environ.get(name) or default)
-    if "SLURM_STEP_NODELIST" in environ and "SLURM_PROCID" in environ:  # in srun, not in the batch script itself
-        tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(",")[0].partition("(")[0]
-        local = number("SLURM_LOCALID", 0)
-        return Hosts(number("SLURM_NTASKS"), number("SLURM_PROCID", 0), "Slurm", None, local, int(tasks))
-    if "OMPI_COMM_WORLD_SIZE" in environ:
+    if "OMPI_COMM_WORLD_SIZE" in environ:  # before Slurm, within which mpirun may run
         # From version 5 on Open MPI does not say where the first process runs.
         known = "OMPI_MCA_orte_hnp_uri" in environ
         return Hosts(
@@ -82,6 +78,10 @@ def _of_launcher(environ: Mapping[str, str]) -> Hosts:
             number("OMPI_COMM_WORLD_LOCAL_RANK", 0),
             number("OMPI_COMM_WORLD_LOCAL_SIZE"),
         )
+    if "SLURM_STEP_NODELIST" in environ and "SLURM_PROCID" in environ:  # in srun, not in the batch script itself
+        tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(",")[0].partition("(")[0]
+        local = number("SLURM_LOCALID", 0)
+        return Hosts(number("SLURM_NTASKS"), number("SLURM_PROCID", 0), "Slurm", None, local, int(tasks))
     if "JOB_COMPLETION_INDEX" in environ and "DIST_FM_HOSTS" in environ:  # as launch/jobset.yaml sets them
         coordinator = environ.get("JAX_COORDINATOR_ADDRESS", "")
         return Hosts(number("DIST_FM_HOSTS"), number("JOB_COMPLETION_INDEX", 0), "Kubernetes", coordinator)
@@ -121,7 +121,7 @@ def join_hosts(hosts: Hosts, *, devices: int = 0, gpus: int = 0, heartbeat_s: in
             heartbeat_timeout_seconds=heartbeat_s,
             shutdown_timeout_seconds=heartbeat_s,
         )
-    except (RuntimeError, ValueError) as error:
+    except ValueError as error:  # not RuntimeError: a host that comes too late is no mistake of the command
         where = hosts.coordinator or f"the address that {hosts.launcher} gives"
         raise UserError(f"host {hosts.host} of {hosts.count} could not join the others at {where}: {error}") from error
     return hosts
@@ -133,14 +133,14 @@ def is_first() -> bool:
 
 
 def first_decides(function: Callable[[], Any]) -> Any:
-    """``function()`` as the first host finds it, on every host; plain JSON. A ``UserError`` there is one everywhere."""
+    """``function()`` as the first host finds it, on every host; plain JSON. Its errors are ``UserError`` on all."""
     if jax.process_count() == 1:
         return function()
     word = np.zeros(WORD_BYTES, np.uint8)
     if is_first():
         try:
             said = {"value": function()}
-        except UserError as error:
+        except (ValueError, OSError) as error:  # UserError, SchemaError and DataError among them
             said = {"error": str(error)}
         text = json.dumps(said).encode()
         if len(text) > WORD_BYTES:

@@ -144,6 +144,7 @@ class Loop:
         self.state = dataclasses.replace(self.state, lr_scale=lr_scale)
 
     def _stop_diverged(self, step: int, loss: float, norm: float) -> None:
+        self.checkpoints.wait()  # on all hosts, as all see the same loss
         kept = self.checkpoints.latest_step()
         where = f"the checkpoint of step {kept} is kept" if kept is not None else "no checkpoint had been saved yet"
         raise UserError(

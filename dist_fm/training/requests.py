@@ -25,11 +25,13 @@ class Requests:
         self._stop = False  # asked of this process
         self._heard = [0, 0]  # of all hosts
         self._saved = time.monotonic()
+        self._told = False  # to save: once until it is done, as hosts hear of it two groups of steps later
 
     def tell(self) -> list[int]:
         """What this host is asked: to stop, to save. Minutes are those of the first host's clock."""
-        late = 0 < self._save_s < time.monotonic() - self._saved
-        return [int(self._stop), int(late and is_first())]
+        late = 0 < self._save_s < time.monotonic() - self._saved and is_first() and not self._told
+        self._told = late and jax.process_count() > 1 or self._told
+        return [int(self._stop), int(late)]
 
     def hear(self, numbers: Sequence[int]) -> None:
         """Takes in the largest of what all hosts told."""
@@ -48,7 +50,7 @@ class Requests:
 
     def saved(self) -> None:
         """A checkpoint was just begun."""
-        self._saved, self._heard[1] = time.monotonic(), 0
+        self._saved, self._heard[1], self._told = time.monotonic(), 0, False
 
     def stop_if_asked(self) -> None:
         """Raises ``Preempted`` when all hosts are to stop."""

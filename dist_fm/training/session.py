@@ -105,7 +105,11 @@ def _check_hosts(config: Config, schema: Schema, stores: dict[str, BlockStore]) 
         )
     about: dict[str, Any] = {section: keys for section, keys in config.to_dict().items() if section != "run"}
     about["data"] = {key: value for key, value in about["data"].items() if key != "path"}
-    about |= {"devices": config.run.devices, "schema": schema.fingerprint}
+    together = ("devices", "save_steps", "save_minutes", "keep_checkpoint_max", "resume", "output_dir")
+    about |= {key: getattr(config.run, key) for key in together} | {"schema": schema.fingerprint}
+    about["the data set's name"] = (
+        pathlib.Path(config.data.path).resolve().name
+    )  # which the run's directory is named by
     must_be_alike(about | {f"rows of the {split} split": store.rows for split, store in stores.items()})
 
 
@@ -144,7 +148,7 @@ def _first_state(
         state, progress = checkpoints.restore(engine.abstract_state())
         step = int(state.step)
         say(f"going on from step {step} of {run.path}")
-        first_decides(lambda: run.cut_metrics(step))
+        first_decides(lambda: run.cut_metrics(step, progress["evaluated_step"] == step))
         return state, Progress(**progress)
     if config.run.resume == "must":
         raise UserError(f"--resume=must: {run.path} holds no checkpoint yet")
@@ -220,7 +224,7 @@ def open_best(run: RunDir, config: Config, mesh: Mesh) -> tuple[Engine, TrainSta
     """The engine of a run and the weights of its best step (of its last, where none was chosen yet)."""
     schema = run.schema()
     engine = Engine(_settle_update(config, run, schema), schema, mesh)
-    checkpoints = Checkpoints(run.path)
+    checkpoints = Checkpoints(run.path, read_only=True)
     try:
         if checkpoints.best_step() is None:
             raise UserError(f"{run.path} holds no trained model yet: no evaluation of it has finished")

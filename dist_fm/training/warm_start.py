@@ -72,7 +72,7 @@ def _open(engine: Engine, source: str) -> tuple[Engine, TrainState, RunDir]:
         config = dataclasses.replace(config, tables=tables)
     tables = dataclasses.replace(config.tables, placement="auto")
     other = Engine(dataclasses.replace(config, tables=tables), schema, engine.mesh, dtype=engine.dtype)
-    checkpoints = Checkpoints(run.path)
+    checkpoints = Checkpoints(run.path, read_only=True)
     try:
         if checkpoints.best_step() is None:
             raise UserError(f"--init_from={source}: that run holds no trained model yet")
