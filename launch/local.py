@@ -107,6 +107,13 @@ def start(host: int, own: argparse.Namespace, flags: list[str], port: int) -> su
     return process
 
 
+def own_gpus(host: int, devices: int) -> dict[str, str]:
+    """The environment of a process that sees its own GPUs alone; without GPUs this changes nothing."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = given.split(",") if given else [str(number) for number in range((host + 1) * devices)]
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(visible[host * devices : (host + 1) * devices])}
+
+
 def die_with_parent() -> None:
     """Asks Linux to kill this process when the launcher dies, however it does."""
     if sys.platform == "linux":
