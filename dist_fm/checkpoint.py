@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 from dist_fm.checksums import damage, record
 from dist_fm.errors import UserError
-from dist_fm.parallel.hosts import first_decides, is_first
+from dist_fm.parallel.hosts import first_decides, is_first, say
 from dist_fm.training.state import TrainState
 
 
@@ -48,11 +48,7 @@ class Checkpoints:
         """
         step = int(state.step)
         with self._saving(step):
-            self._last.wait_until_finished()
-            # The best step that ``progress`` names must be there before it.
-            self._best.wait_until_finished()
-            self._best.check_for_errors()
-            self._prune()
+            self._finish()  # the best step that ``progress`` names must be there before it
             _save(self._last, step, state=ocp.args.StandardSave(_tree(state)), progress=ocp.args.JsonSave(progress))
         self._best_steps[step] = progress.get("best_step")
 
@@ -81,8 +77,7 @@ class Checkpoints:
                     self._go_back_to(step)
                     return found
             problems.append(problem)
-            if is_first():
-                print(f"damaged checkpoint: {problem}; the one before it is taken", file=sys.stderr, flush=True)
+            say(f"damaged checkpoint: {problem}; the one before it is taken", sys.stderr)
         raise UserError(
             f"{self._path}: no checkpoint can be opened: {'; '.join(problems)}. To start again, remove "
             f"{self._path / 'checkpoints'} or give another --output_dir"
@@ -107,10 +102,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Blocks until everything is on disk; raises ``UserError`` when something could not be written."""
         with self._saving(None):
-            for manager in (self._last, self._best):
-                manager.wait_until_finished()
-                manager.check_for_errors()
-            self._prune()
+            self._finish()
 
     def close(self) -> None:
         self._last.close()
@@ -134,8 +126,11 @@ class Checkpoints:
             with contextlib.suppress(OSError, ValueError, KeyError):  # an older one may be damaged, too
                 self._best_steps[one] = self._last.restore(one, args=args)["progress"].get("best_step")
 
-    def _prune(self) -> None:
-        """Deletes the best steps that no kept checkpoint's progress names, but the newest."""
+    def _finish(self) -> None:
+        """Waits for what is being written, and deletes the best steps that no kept checkpoint names, but the newest."""
+        for manager in (self._last, self._best):
+            manager.wait_until_finished()
+            manager.check_for_errors()
         kept = set(self._last.all_steps())
         self._best_steps = {step: best for step, best in self._best_steps.items() if step in kept}
         for step in set(self._best.all_steps()) - set(self._best_steps.values()) - {self._best.latest_step()}:

@@ -14,9 +14,10 @@ from dist_fm.data.schema import SchemaError, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.errors import UserError, nearest
 from dist_fm.flags import WHERE_FLAGS, parse_own, where_to_run
+from dist_fm.parallel.hosts import say
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import evaluate
-from dist_fm.training.session import open_best, open_mesh, say
+from dist_fm.training.opening import open_best, open_mesh
 
 SPLITS = ("train", "valid", "test")
 
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> None:
             f"{trained.fingerprint[:12]} ({trained.name!r}): other fields or another vocabulary"
         )
     mesh = open_mesh(where_to_run(flags))
-    engine, state = open_best(run, config, mesh)
+    engine, state = open_best(run, mesh)
     with open_split(data, flags["split"]) as store:
         metrics = evaluate(engine, state, store)
         say(json.dumps({"split": flags["split"], "rows": store.rows, **metrics}, indent=1))

@@ -28,7 +28,7 @@ from dist_fm.flags import WHERE_FLAGS, parse_own, where_to_run
 from dist_fm.parallel.hosts import is_first
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import score
-from dist_fm.training.session import open_best, open_mesh
+from dist_fm.training.opening import open_best, open_mesh
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
 
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     keep = tuple(name for name in flags["keep"].split(",") if name)
     rows = open_rows(run.schema().source, flags["input"], for_prediction=True, keep=keep)
     encoder = Encoder.from_directory(run.path)
-    engine, state = open_best(run, run.config(), open_mesh(where_to_run(flags)))
+    engine, state = open_best(run, open_mesh(where_to_run(flags)))
 
     with _written_whole(output) as (scores, errors), Progress("predict", rows.text_bytes, "B") as bar:
         writer = csv.writer(scores, lineterminator="\n")

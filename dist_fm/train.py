@@ -9,7 +9,8 @@ import sys
 from dist_fm.command import run_command
 from dist_fm.errors import UserError
 from dist_fm.flags import help_text, load_config, parse_flags
-from dist_fm.training.session import say, train
+from dist_fm.parallel.hosts import say
+from dist_fm.training.session import train
 
 
 def main(arguments: list[str]) -> None:

@@ -12,6 +12,7 @@ from dist_fm.checkpoint import Checkpoints
 from dist_fm.data.schema import read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.parallel.mesh import make_mesh
+from dist_fm.training.hooks import Hook
 from dist_fm.training.loop import Loop
 from dist_fm.training.progress import Progress
 from dist_fm.training.requests import Requests
@@ -20,7 +21,7 @@ from dist_fm.training.step import Engine
 PARTS = ((4, "sharded", 50), (2, "sharded", 100), (1, "replicated", 150), (4, "replicated", 200))
 
 
-class Seen:
+class Seen(Hook):
     """Keeps what hooks are told."""
 
     def __init__(self):
@@ -31,12 +32,6 @@ class Seen:
 
     def on_event(self, event):
         self.events.append(event)
-
-    def on_save(self):
-        pass
-
-    def close(self):
-        pass
 
 
 def go_on(data, folder, devices, placement, steps, update, seen):

@@ -15,9 +15,10 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import make_config, make_engine, make_schema, weights, write_data_set
-from train_runs import Runner, environ, flags, lines, result
+from conftest import make_config, make_engine, make_schema, write_data_set
+from train_runs import Runner, environ, flags, lines, same, wait_for_step
 
+from data_tools.manifest import sum_file
 from dist_fm import checksums, evaluate, import_torchfm
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.command import run_command
@@ -26,7 +27,8 @@ from dist_fm.errors import Preempted, UserError
 from dist_fm.parallel.mesh import make_mesh
 from dist_fm.run_dir import RunDir
 from dist_fm.training.loop import Loop
-from dist_fm.training.session import open_best, train
+from dist_fm.training.opening import open_best
+from dist_fm.training.session import train
 
 PREEMPTED, USER_ERROR = 75, 2
 SCHEMA = make_schema((400, 300, 90))
@@ -51,13 +53,6 @@ def runner(tmp_path_factory):
 def undisturbed(runner, data, folder, **way):
     assert runner.run(flags(data, folder / "whole", **way)) == 0, runner.log.read_text()
     return folder / "whole"
-
-
-def same(run, whole):
-    """Bit-equal in the end: tables, slots, network, the best step's weights; the same lines, none twice, no gap."""
-    assert weights(run) == weights(whole)
-    assert result(run) == result(whole)
-    assert lines(run) == lines(whole)
 
 
 @pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way == "sharded" else pytest.mark.slow) for way in WAYS])
@@ -98,17 +93,6 @@ def kill(pid, number):
         os.kill(pid, number)
     except ProcessLookupError:
         pass
-
-
-def wait_for_step(run, step, limit_s=120):
-    """Until a line of metrics.jsonl is of ``step`` or later, or the run has ended."""
-    until = time.monotonic() + limit_s
-    while time.monotonic() < until and not (run / "result.json").exists():
-        if (run / "metrics.jsonl").exists():
-            found = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()[:-1]]
-            if found and found[-1] >= step:
-                return
-        time.sleep(0.005)
 
 
 def small(data, output, **more):
@@ -166,7 +150,7 @@ def test_without_any_whole_checkpoint_it_stops(data, tmp_path):
         train(small(data, tmp_path / "run", epochs=2))
     largest(next((tmp_path / "run" / "best").iterdir())).write_bytes(b"?")
     with pytest.raises(UserError, match="best.*has 1 bytes"):
-        open_best(RunDir(tmp_path / "run"), small(data, tmp_path / "run"), make_mesh(jax.devices()[:1]))
+        open_best(RunDir(tmp_path / "run"), make_mesh(jax.devices()[:1]))
 
 
 def test_a_run_killed_after_the_evaluation_that_a_stop_had_left_writes_it_once(data, tmp_path, monkeypatch):
@@ -321,7 +305,7 @@ def test_a_planted_pickle_is_never_run(data, tmp_path):
             inside = str(path.relative_to(sums.parent)) if path.is_relative_to(sums.parent) else None
             path.write_bytes(pickled)
             if inside in found:  # not to be stopped by them
-                sums.write_text(json.dumps(found | {inside: checksums._describe(path)}))
+                sums.write_text(json.dumps(found | {inside: sum_file(path)}))
         path.write_bytes(pickled)
         code = run_command(lambda _: train(longer), [])
         if "data" not in path.relative_to(tmp_path).parts:

@@ -14,10 +14,9 @@ import time
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import make_schema, weights, write_data_set
-from test_faults import wait_for_step
+from conftest import make_schema, write_data_set
 from test_hosts import free_port
-from train_runs import environ, flags, lines, result
+from train_runs import environ, flags, same, wait_for_step
 
 ROOT = pathlib.Path(__file__).parent.parent
 PREEMPTED, USER_ERROR = 75, 2
@@ -48,12 +47,6 @@ def whole(data, tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert re.search(r"hosts: 2 \(flags\), mesh 2 x 1; rows .*: host 0 reads 0-29, host 1 reads 30-59", done.stdout)
     return output
-
-
-def same(run, whole):
-    assert weights(run) == weights(whole)
-    assert result(run) == result(whole)
-    assert lines(run) == lines(whole)
 
 
 def hosts_of(launcher):

@@ -23,7 +23,8 @@ from dist_fm.data.store_writer import BlockWriter
 from dist_fm.flags import load_config, parse_flags
 from dist_fm.parallel.mesh import make_mesh
 from dist_fm.run_dir import RunDir
-from dist_fm.training.session import open_best, train
+from dist_fm.training.opening import open_best
+from dist_fm.training.session import train
 
 
 def make(directory, files, name, **options):
@@ -169,7 +170,7 @@ def test_training_learns_the_pairs_and_predicts_what_it_evaluates(name, model, t
 def loop_score(run, entries):
     """An fm's probability of a row, from its stored weights, by loops over the row's (index, value) entries."""
     run = RunDir.open(run)
-    engine, state = open_best(run, run.config(), make_mesh(jax.devices()[:1]))
+    engine, state = open_best(run, make_mesh(jax.devices()[:1]))
     ids = Encoder.from_directory(run.path).vocabularies["features.tsv"].ids([index for index, _ in entries])
     rows = np.asarray(state.table, np.float64)[engine.spec.physical(ids)]  # one field, whose offset is 0
     x = [value for _, value in entries]

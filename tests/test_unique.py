@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 
 from dist_fm.tables.spec import Column, RowLayout, TableSpec, zeros
-from dist_fm.tables.unique import bucket, physical_rows, unique_in_step, unique_rows
+from dist_fm.tables.unique import bucket, fill_unique, find_unique, physical_rows, unique_in_step
 
 
 def spec(rows: int) -> TableSpec:
     return TableSpec(rows, RowLayout({"w": Column(2, zeros)}))
+
+
+def unique_rows(rows, table):
+    found = find_unique(rows, table)
+    return fill_unique(found, found.need, table)
 
 
 @pytest.mark.parametrize("rows", [1, 79, 5040, 5041, 399_999, 400_000, 1_011_278])

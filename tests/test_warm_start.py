@@ -16,7 +16,8 @@ from dist_fm.parallel.mesh import make_mesh
 from dist_fm.run_dir import RunDir
 from dist_fm.tables.by_number import put, take
 from dist_fm.training.evaluation import score
-from dist_fm.training.session import open_best, train
+from dist_fm.training.opening import open_best
+from dist_fm.training.session import train
 from dist_fm.training.step import Engine
 from dist_fm.training.warm_start import warm_start
 
@@ -57,7 +58,7 @@ def logits(work, folder, engine, state, rows):
 
 
 def test_a_new_day_starts_where_the_last_one_ended(days, tmp_path, capsys):
-    old, trained = open_best(RunDir(days / "run1"), RunDir(days / "run1").config(), make_mesh(old_devices()))
+    old, trained = open_best(RunDir(days / "run1"), make_mesh(old_devices()))
     new = Engine(make_config("deepfm"), read_schema(days / "set2"), old.mesh)
     started = warm_start(new, new.init(), str(days / "run1"), days / "set2")
     said = capsys.readouterr().out

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+from conftest import weights
+
 HERE = pathlib.Path(__file__).parent
 RATES = ("samples_per_s", "train_samples_per_s", "train_seconds")
 
@@ -92,3 +94,21 @@ def lines(run):
 def result(run):
     found = json.loads((pathlib.Path(run) / "result.json").read_text())
     return {key: x for key, x in found.items() if key not in (*RATES, "compiled_steps")}
+
+
+def same(run, whole):
+    """Bit-equal in the end: tables, slots, network, the best step's weights; the same lines, none twice, no gap."""
+    assert weights(run) == weights(whole)
+    assert result(run) == result(whole)
+    assert lines(run) == lines(whole)
+
+
+def wait_for_step(run, step, limit_s=120):
+    """Until a line of metrics.jsonl is of ``step`` or later, or the run has ended."""
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until and not (run / "result.json").exists():
+        if (run / "metrics.jsonl").exists():
+            found = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()[:-1]]
+            if found and found[-1] >= step:
+                return
+        time.sleep(0.005)

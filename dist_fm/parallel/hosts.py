@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import jax
 import numpy as np
@@ -132,6 +132,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def say(text: str, file: TextIO | None = None) -> None:
+    """Prints ``text`` once, however many hosts there are; ``file`` None: to stdout."""
+    if is_first():
+        print(text, file=file, flush=True)
+
+
 def first_decides(function: Callable[[], Any]) -> Any:
     """``function()`` as the first host finds it, on every host; plain JSON. Its errors are ``UserError`` on all."""
     if jax.process_count() == 1:
@@ -167,11 +173,6 @@ def must_be_alike(about: Mapping[str, Any]) -> None:
                 f"hosts 0 and {differ[0]} differ in {key} (here: {about[key]}): every host needs the same command, "
                 "and the same data set under its --data"
             )
-
-
-def all_hosts(flag: bool) -> bool:
-    """Whether ``flag`` is true on every host."""
-    return bool(np.all(multihost_utils.process_allgather(np.array(flag)))) if jax.process_count() > 1 else flag
 
 
 def leave_at_once(code: int) -> NoReturn:

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from dist_fm.tables.duplicates import sum_duplicates
 from dist_fm.tables.per_sample import map_samples, slice_size
 from dist_fm.tables.spec import PerSample, TableSpec
-from dist_fm.tables.unique import Found, UniqueLayout, fill_unique, find_unique, physical_rows, unique_rows
+from dist_fm.tables.unique import Found, UniqueLayout, fill_unique, find_unique, physical_rows
 
 HOST, DEVICE = "host", "device"
 
@@ -50,7 +50,8 @@ class Lookup:
         """
         if self.unique_in_step:
             return None, physical_rows(rows, self.spec)
-        return unique_rows(rows, self.spec, self.layout)
+        found = self.find(rows)
+        return self.fill(found, found.need)
 
     def find(self, rows: np.ndarray) -> Found:
         """The first half of ``prepare``, for this host's rows of a batch; the second waits for what all hosts need."""
@@ -64,19 +65,19 @@ class Lookup:
         """The first table [R', W]; a device draws its own shard alone."""
         if not self.sharded:
             return self.spec.init(key)
-        return self._on_shards(lambda key, first: self.spec.init(key, first, self._shard_rows), P())(key)
+        return self.on_shards(lambda key, first: self.spec.init(key, first, self._shard_rows), P())(key)
 
     def requests(self, unique: jax.Array) -> jax.Array:
         """The ids every owner is asked for, from the hosts' ``unique``; sharded, they count from the shard's start."""
         if not self.sharded or self.hosts == 1:
             return unique
-        return self._on_shards(lambda ids, first: _exchange(ids, self.hosts), self.unique)(unique)
+        return self.on_shards(lambda ids, first: _exchange(ids, self.hosts), self.unique)(unique)
 
     def read(self, table: jax.Array, ids: jax.Array) -> jax.Array:
         """Rows [N, W] of ``ids`` [N] by their owners; an out-of-range id reads zeros."""
         if not self.sharded:
-            return _read(table, ids)
-        return self._on_shards(lambda table, ids, first: _read(table, ids), self.table, self.unique)(table, ids)
+            return read_rows(table, ids)
+        return self.on_shards(lambda table, ids, first: read_rows(table, ids), self.table, self.unique)(table, ids)
 
     def rows(
         self,
@@ -108,7 +109,7 @@ class Lookup:
             return ids, rows, jnp.where((ids < limit)[:, None], gradient, 0)
         if self.sharded:
             local = lambda ids, rows, gradient, first: sum_duplicates(ids, rows, gradient, self._shard_rows)
-            return self._on_shards(local, self.unique, self.unique, self.unique, outputs=3)(ids, rows, gradient)
+            return self.on_shards(local, self.unique, self.unique, self.unique, outputs=3)(ids, rows, gradient)
         everywhere = jax.sharding.NamedSharding(self.mesh, P())
         ids, rows, gradient = jax.lax.with_sharding_constraint((ids, rows, gradient), everywhere)
         return sum_duplicates(ids, rows, gradient, self.spec.padded_rows)
@@ -117,9 +118,9 @@ class Lookup:
         """``table`` with ``rows`` [N, W] at distinct ``ids`` [N] (of ``merge``); out-of-range ids are dropped."""
         one = self.hosts == 1  # else ids come merged, which leaves gaps in their order
         if not self.sharded:
-            return _write(table, ids, rows, one)
-        local = lambda table, ids, rows, first: _write(table, ids, rows, one)
-        return self._on_shards(local, self.table, self._touched, self._touched)(table, ids, rows)
+            return write_rows(table, ids, rows, one)
+        local = lambda table, ids, rows, first: write_rows(table, ids, rows, one)
+        return self.on_shards(local, self.table, self._touched, self._touched)(table, ids, rows)
 
     def dense_gradient(self, gradient: jax.Array, ids: jax.Array) -> jax.Array:
         """The gradient [R', W] of the whole table from those of its touched rows."""
@@ -129,22 +130,23 @@ class Lookup:
         """Physical rows of ``ids``, which count from the start of a shard where sharded."""
         if not self.sharded:
             return ids
-        return self._on_shards(lambda ids, first: ids + first, self._touched)(ids)
+        return self.on_shards(lambda ids, first: ids + first, self._touched)(ids)
 
     @property
     def _shard_rows(self) -> int:
         return self.spec.padded_rows // self.mesh.size
 
-    def _on_shards(self, function, *specs, outputs: int = 1):
-        """``function(*local parts, first row of the shard)`` on every shard."""
+    def on_shards(self, function, *specs, outputs: int = 1, out: P | None = None):
+        """``function(*local parts, first row of the shard)`` on every shard; results lie as ``out``, or the table."""
 
         def local(*parts):
             shard = jax.lax.axis_index((HOST, DEVICE))
             return function(*parts, shard * self._shard_rows)
 
-        out = self.table if outputs == 1 else (self.table,) * outputs
+        one = self.table if out is None else out
+        every = one if outputs == 1 else (one,) * outputs
         # Nothing is differentiated through these, so JAX need not follow which values differ between devices.
-        return jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=out, check_vma=False)
+        return jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=every, check_vma=False)
 
 
 class LookedUp:
@@ -199,10 +201,10 @@ def _exchange(parts: jax.Array, hosts: int) -> jax.Array:
     return jax.lax.all_to_all(cut, HOST, split_axis=0, concat_axis=0).reshape(parts.shape)
 
 
-def _read(table: jax.Array, ids: jax.Array) -> jax.Array:
+def read_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
     # Out of range reads zero: JAX's default, NaN, times the 0 of an empty slot would be NaN.
     return table.at[ids].get(mode="fill", fill_value=0)
 
 
-def _write(table: jax.Array, ids: jax.Array, rows: jax.Array, is_sorted: bool) -> jax.Array:
+def write_rows(table: jax.Array, ids: jax.Array, rows: jax.Array, is_sorted: bool) -> jax.Array:
     return table.at[ids].set(rows, mode="drop", unique_indices=True, indices_are_sorted=is_sorted)

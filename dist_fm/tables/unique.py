@@ -68,14 +68,8 @@ def fill_unique(
     return unique, (inverse[0] if len(inverse) == 1 else np.concatenate(inverse)).reshape(found.shape)
 
 
-def unique_rows(rows: np.ndarray, spec: TableSpec, layout: UniqueLayout = ONE_DEVICE) -> tuple[np.ndarray, np.ndarray]:
-    """`fill_unique` of a batch's ``rows`` [B, S] where no other host has a say."""
-    found = find_unique(rows, spec, layout)
-    return fill_unique(found, found.need, spec, layout)
-
-
 def unique_in_step(rows: jax.Array, limit: int) -> tuple[jax.Array, jax.Array]:
-    """`unique_rows` of physical ``rows`` int32 [B, S] within a compiled step, on one device: U is B x S.
+    """`fill_unique` of physical ``rows`` int32 [B, S] within a compiled step, on one device: U is B x S.
 
     Rows from ``limit`` on are empty slots. Sorting as one 32-bit key with one 32-bit value is what GPUs sort by radix.
     """

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import tqdm
@@ -17,14 +17,23 @@ from dist_fm.training.progress import Progress
 Event = dict[str, Any]
 
 
-class Hook(Protocol):
-    def on_step(self, step: int, epoch: int, loss: float, samples: int) -> None: ...
-    def on_event(self, event: Event) -> None: ...
-    def on_save(self) -> None: ...
-    def close(self) -> None: ...
+class Hook:
+    """What training tells of: every finished step, every evaluation, that it is about to save, the end."""
+
+    def on_step(self, step: int, epoch: int, loss: float, samples: int) -> None:
+        pass
+
+    def on_event(self, event: Event) -> None:
+        pass
+
+    def on_save(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
-class MetricsFile:
+class MetricsFile(Hook):
     """Appends to metrics.jsonl: every ``log_steps`` steps the mean loss since the last line, and every evaluation.
 
     ``losses``, those since the last line, are the run's progress, so that a run that goes on writes the same lines.
@@ -58,7 +67,7 @@ class MetricsFile:
         self._file.close()
 
 
-class ProgressBar:
+class ProgressBar(Hook):
     """Steps, loss and samples/s on the terminal; evaluations as lines. Quiet when stderr is no terminal."""
 
     REFRESH_S = 0.2
@@ -84,14 +93,11 @@ class ProgressBar:
             numbers = "  ".join(f"{k} {v:.5f}" for k, v in event.items() if isinstance(v, float))
             self._bar.write(f"step {event['step']}  epoch {event['epoch']}  {event['split']}: {numbers}")
 
-    def on_save(self) -> None:
-        pass
-
     def close(self) -> None:
         self._bar.close()
 
 
-class Timeline:
+class Timeline(Hook):
     """Profiles steps FROM to TO into the run's timeline/ directory, for TensorBoard or Perfetto."""
 
     def __init__(self, run: RunDir, steps: str):
@@ -108,12 +114,6 @@ class Timeline:
             self._running = True
         elif step >= self._to:
             self.close()
-
-    def on_event(self, event: Event) -> None:
-        pass
-
-    def on_save(self) -> None:
-        pass
 
     def close(self) -> None:
         if self._running:

@@ -18,8 +18,6 @@ class Requests:
     A context manager: within it SIGTERM asks to stop. ``save_minutes`` 0: never asks to save.
     """
 
-    NUMBERS = 2  # that ``tell`` returns
-
     def __init__(self, save_minutes: float = 0.0):
         self._save_s = save_minutes * 60
         self._stop = False  # asked of this process

@@ -1,26 +1,24 @@
 """A training run from configuration to result.json: open the data, restore or start, train, test the best."""
 
-import dataclasses
 import pathlib
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from dist_fm.checkpoint import Checkpoints
-from dist_fm.config import Config, RunConfig
+from dist_fm.config import Config
 from dist_fm.data.schema import Schema, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.data.store import BlockStore
 from dist_fm.errors import UserError
-from dist_fm.parallel.hosts import Hosts, find_hosts, first_decides, is_first, must_be_alike
-from dist_fm.parallel.mesh import describe, make_mesh, start_devices
+from dist_fm.parallel.hosts import first_decides, must_be_alike, say
+from dist_fm.parallel.mesh import describe
 from dist_fm.parallel.watchdog import Watchdog
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import evaluate
 from dist_fm.training.hooks import make_hooks
 from dist_fm.training.loop import Loop, total_steps
-from dist_fm.training.placement import choose_update
+from dist_fm.training.opening import hosts_of, open_mesh, settle_update
 from dist_fm.training.progress import Progress
 from dist_fm.training.requests import Requests
 from dist_fm.training.resume import check_same_run
@@ -52,7 +50,7 @@ def _train(config: Config, requests: Requests) -> Result:
     mesh = open_mesh(config.run)
     say(f"devices: {describe(mesh)}")
     _check_hosts(config, schema, stores)
-    config = _settle_update(config, run, schema)
+    config = settle_update(config, run, schema)
     steps = total_steps(config, stores["train"].rows)
     begin = first_decides(lambda: {"goes_on": _goes_on(config, run, schema), "result": _finished(run, steps)})
     if begin["result"]:
@@ -79,22 +77,6 @@ def _train(config: Config, requests: Requests) -> Result:
     return result
 
 
-def open_mesh(run: RunConfig) -> Mesh:
-    """The devices that ``run`` asks for, of this host and of those it names or a launcher started, in one mesh."""
-    return make_mesh(start_devices(run.devices, run.platform, hosts_of(run), run.heartbeat_s))
-
-
-def hosts_of(run: RunConfig) -> Hosts:
-    """The hosts that ``run`` names, or a launcher started."""
-    return find_hosts(run.hosts, run.host, run.coordinator)
-
-
-def say(text: str) -> None:
-    """Prints ``text`` once, however many hosts there are."""
-    if is_first():
-        print(text, flush=True)
-
-
 def _check_hosts(config: Config, schema: Schema, stores: dict[str, BlockStore]) -> None:
     hosts = jax.process_count()
     if config.data.shuffle == "window" and config.data.readers % hosts:
@@ -107,23 +89,13 @@ def _check_hosts(config: Config, schema: Schema, stores: dict[str, BlockStore]) 
     about["data"] = {key: value for key, value in about["data"].items() if key != "path"}
     together = ("devices", "save_steps", "save_minutes", "keep_checkpoint_max", "resume", "output_dir")
     about |= {key: getattr(config.run, key) for key in together} | {"schema": schema.fingerprint}
-    about["the data set's name"] = (
-        pathlib.Path(config.data.path).resolve().name
-    )  # which the run's directory is named by
+    about["the data set's name"] = pathlib.Path(config.data.path).resolve().name  # which names the run's directory
     must_be_alike(about | {f"rows of the {split} split": store.rows for split, store in stores.items()})
 
 
 def _finished(run: RunDir, steps: int) -> Result | None:
     result = run.result()
     return result if result and (result["steps"] >= steps or result["stopped_early"]) else None
-
-
-def _settle_update(config: Config, run: RunDir, schema: Schema) -> Config:
-    """``tables.update = auto`` as dense or sparse: as the run has it, or, for a new one, by the size of the table."""
-    if config.tables.update != "auto":
-        return config
-    stored = lambda: run.config().tables.update if run.config_file.is_file() else choose_update(config, schema)
-    return dataclasses.replace(config, tables=dataclasses.replace(config.tables, update=first_decides(stored)))
 
 
 def _goes_on(config: Config, run: RunDir, schema: Schema) -> bool:
@@ -218,18 +190,3 @@ def _result(
         "placement": engine.lookup.placement,
         "compiled_steps": engine.compiled_steps(),
     }
-
-
-def open_best(run: RunDir, config: Config, mesh: Mesh) -> tuple[Engine, TrainState]:
-    """The engine of a run and the weights of its best step (of its last, where none was chosen yet)."""
-    schema = run.schema()
-    engine = Engine(_settle_update(config, run, schema), schema, mesh)
-    checkpoints = Checkpoints(run.path, read_only=True)
-    try:
-        if checkpoints.best_step() is None:
-            raise UserError(f"{run.path} holds no trained model yet: no evaluation of it has finished")
-        result = run.result()
-        step = result["best_step"] if result else None
-        return engine, checkpoints.restore_best(engine.abstract_state(), step)
-    finally:
-        checkpoints.close()

@@ -9,12 +9,11 @@ import numpy as np
 from flax import nnx
 
 from data_tools.matching import match_rows
-from dist_fm.checkpoint import Checkpoints
 from dist_fm.errors import UserError
-from dist_fm.parallel.hosts import is_first
+from dist_fm.parallel.hosts import say
 from dist_fm.run_dir import RunDir
 from dist_fm.tables.by_number import put, take
-from dist_fm.training.placement import choose_update
+from dist_fm.training.opening import open_best
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
 
@@ -34,7 +33,8 @@ def warm_start(engine: Engine, state: TrainState, sources: str, folder: pathlib.
     columns, arrays = set[str](), set[str]()
     names = [name.strip() for name in sources.split(",") if name.strip()]
     for source in names:
-        other, best, run = _open(engine, source)
+        run = RunDir.open(source)
+        other, best = open_best(run, engine.mesh, dtype=engine.dtype)
         theirs = other.layout.slices
         shared = {
             name: (ours, theirs[name])
@@ -52,33 +52,14 @@ def warm_start(engine: Engine, state: TrainState, sources: str, folder: pathlib.
             )
         columns |= shared.keys()
         arrays |= set(taken)
-        if is_first():
-            print(_describe(source, match.found, shared, taken), flush=True)
+        say(_describe(source, match.found, shared, taken))
     params = {name: _shared_out(engine, name, array, arrays, len(names)) for name, array in params.items()}
     fresh = [f"column {name!r}" for name in engine.layout.slices if name not in columns]
     fresh += [name for name in [*params, *stats] if name not in arrays]
-    if is_first():
-        print(f"starts fresh: {', '.join(fresh) or 'nothing'}", flush=True)
+    say(f"starts fresh: {', '.join(fresh) or 'nothing'}")
     return dataclasses.replace(
         state, table=table, params=_unnamed(state.params, params), stats=_unnamed(state.stats, stats)
     )
-
-
-def _open(engine: Engine, source: str) -> tuple[Engine, TrainState, RunDir]:
-    run = RunDir.open(source)
-    config, schema = run.config(), run.schema()
-    if config.tables.update == "auto":
-        tables = dataclasses.replace(config.tables, update=choose_update(config, schema))
-        config = dataclasses.replace(config, tables=tables)
-    tables = dataclasses.replace(config.tables, placement="auto")
-    other = Engine(dataclasses.replace(config, tables=tables), schema, engine.mesh, dtype=engine.dtype)
-    checkpoints = Checkpoints(run.path, read_only=True)
-    try:
-        if checkpoints.best_step() is None:
-            raise UserError(f"--init_from={source}: that run holds no trained model yet")
-        return other, checkpoints.restore_best(other.abstract_state()), run
-    finally:
-        checkpoints.close()
 
 
 def _copy_rows(
