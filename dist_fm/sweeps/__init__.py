@@ -1,0 +1,1 @@
+"""Sweeps: which runs a grid asks for, their processes, their tables."""
