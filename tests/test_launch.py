@@ -1,5 +1,6 @@
 """The launch scripts, with their real launchers: hosts that die, hang or are asked to stop; links that are cut."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -25,7 +26,8 @@ GOES_ON = re.compile(r"going on from step (\d+)")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_data_set(tmp_path_factory.mktemp("launch") / "data", make_schema((400, 300, 90)))
+    schema = dataclasses.replace(make_schema((400, 300, 90)), has_groups=True)
+    return write_data_set(tmp_path_factory.mktemp("launch") / "data", schema)
 
 
 def run_flags(data, output, **more):
@@ -87,7 +89,7 @@ def test_two_hosts_evaluate_as_one(data, whole):
     two = json.loads(said[0][said[0].index("{") : said[0].rindex("}") + 1])
     assert "{" not in said[1]
     assert two.pop("split") == one.pop("split") == "test"
-    assert two == pytest.approx(one, rel=1e-6) and two["rows"] == 150
+    assert two == pytest.approx(one, rel=1e-6) and two["rows"] == 150 and two["gauc"] and two["ndcg@10"]
 
 
 @pytest.mark.slow

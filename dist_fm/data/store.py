@@ -128,6 +128,16 @@ class BlockStore:
         parts[0] = parts[0][start - begin :]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def groups(self) -> np.ndarray | None:
+        """The group of every row, int32 [rows]; None when records have none."""
+        if not self.layout.has_groups:
+            return None
+        found = np.empty(self.rows, np.int32)
+        for number in range(self.num_blocks):
+            start = number * self.block_rows
+            found[start : start + self.block_rows] = self.layout.groups(self.block(number))  # type: ignore[assignment]
+        return found
+
     def close(self) -> None:
         """Lets go of the files; they are unmapped once no store and no array of this process uses them."""
         self._maps = ()

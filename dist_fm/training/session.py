@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from dist_fm.checkpoint import Checkpoints
-from dist_fm.config import Config
+from dist_fm.config import GROUP_METRICS, Config
 from dist_fm.data.schema import Schema, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.data.store import BlockStore
@@ -42,7 +42,7 @@ def train(config: Config) -> Result:
 def _train(config: Config, requests: Requests) -> Result:
     data = pathlib.Path(config.data.path)
     schema = read_schema(data)
-    _check_loss(config, schema)
+    _check_data(config, schema)
     stores = {split: open_split(data, split) for split in ("train", "valid", "test")}
     if not stores["train"].rows:
         raise UserError(f"{data}: the training split has no rows")
@@ -131,11 +131,16 @@ def _first_state(
     return state, Progress()
 
 
-def _check_loss(config: Config, schema: Schema) -> None:
+def _check_data(config: Config, schema: Schema) -> None:
     if config.train.loss == "bce" and not schema.label.is_binary:
         raise UserError(
             f"--loss=bce needs labels 0 or 1, but data set {schema.name!r} has the values of {schema.label.column!r} "
             "as labels: train with --loss=mse, or build it with --label=above:THRESHOLD"
+        )
+    if config.train.monitor in GROUP_METRICS and not schema.has_groups:
+        raise UserError(
+            f"--train.monitor={config.train.monitor} is of groups of rows, and those of data set {schema.name!r} have "
+            "none: build it with `group = COLUMN` in its description, or monitor auc, logloss, ne or pr_auc"
         )
 
 
