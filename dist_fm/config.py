@@ -32,6 +32,12 @@ class DataConfig:
     unseen_rate: float = _key(
         0.005, "share of training ids made unseen, so that the unseen row is trained", min=0, max=1
     )
+    negative_rate: float = _key(
+        1.0,
+        "share of the negatives that training keeps, the same in every epoch; logits are corrected by its logarithm",
+        above=0,
+        max=1,
+    )
     shuffle: str = _choice(
         "exact",
         *("exact", "window"),
@@ -222,6 +228,11 @@ def _resolve(config: Config) -> Config:
         )
     if train.monitor in TOP_K_METRICS and not train.top_k:
         raise UserError(f"train.monitor={train.monitor} needs a K: train.top_k is empty; give one, as in 10")
+    if config.data.negative_rate < 1 and train.loss != "bce":
+        raise UserError(
+            f"data.negative_rate={config.data.negative_rate:g} keeps a share of the rows of label 0, which needs "
+            f"--loss=bce, not {train.loss}"
+        )
     return dataclasses.replace(config, train=train)
 
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from conftest import make_schema, write_data_set
 from test_hosts import free_port
-from train_runs import environ, flags, same, wait_for_step
+from train_runs import environ, flags, lines, same, wait_for_step
 
 ROOT = pathlib.Path(__file__).parent.parent
 PREEMPTED, USER_ERROR = 75, 2
@@ -90,6 +90,23 @@ def test_two_hosts_evaluate_as_one(data, whole):
     assert "{" not in said[1]
     assert two.pop("split") == one.pop("split") == "test"
     assert two == pytest.approx(one, rel=1e-6) and two["rows"] == 150 and two["gauc"] and two["ndcg@10"]
+
+
+@pytest.mark.slow
+def test_two_hosts_keep_the_negatives_that_one_keeps(data, tmp_path):
+    rate = {"data.negative_rate": 0.5}
+    for command in (
+        local(data, tmp_path / "two", **rate),
+        [sys.executable, "-m", "dist_fm.train", *run_flags(data, tmp_path / "one", **rate), "--devices=2"],
+    ):
+        done = subprocess.run(command, env=environ(), capture_output=True, text=True)
+        assert done.returncode == 0 and len(re.findall(r"kept: \d+ of 900 training rows", done.stdout)) == 1, (
+            done.stderr
+        )
+    one, two = (
+        [event["loss"] for event in lines(tmp_path / run) if event["split"] == "train"] for run in ("one", "two")
+    )
+    assert two == pytest.approx(one, rel=1e-4) and 10 < len(one) < 20  # of 20 lines
 
 
 @pytest.mark.slow

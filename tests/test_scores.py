@@ -1,17 +1,21 @@
-"""A run on rows with groups and weights: its metrics are those of the scores it saves, and predicts."""
+"""Runs on rows with groups and weights, on all or a share of the negatives: metrics, saved scores and predictions."""
 
 import csv
 import io
 import json
+import math
+import re
+import shutil
 
 import numpy as np
 import pytest
 import sklearn.metrics
-from conftest import make_schema, write_data_set
+from conftest import make_schema, weights, write_data_set
 from test_commands import command, events
 from test_metrics import loop_group_auc, loop_top_k
 
 from data_tools.cli import main as data_tools
+from dist_fm.data.shards import open_split
 from dist_fm.metrics.calibration import probabilities
 
 SCHEMA = """label = "click"
@@ -53,10 +57,10 @@ def test_metrics_are_those_of_the_saved_scores(run):
     found, result = json.loads(said), json.loads((run / "run" / "result.json").read_text())
     assert found == {"split": "test", "rows": TEST_ROWS, **result["test"]}
     scores = dict(np.load(run / "scores.npz"))
-    logits, labels, weights, groups = (scores[name] for name in ("logit", "label", "weight", "group"))
-    probability, known = scores["probability"], {"sample_weight": weights}
+    logits, labels, shares, groups = (scores[name] for name in ("logit", "label", "weight", "group"))
+    probability, known = scores["probability"], {"sample_weight": shares}
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logits.astype(np.float64))), rtol=1e-12)
-    clicks, predicted = (np.average(x, weights=weights) for x in (labels, probability))
+    clicks, predicted = (np.average(x, weights=shares) for x in (labels, probability))
     expected = {
         "auc": sklearn.metrics.roc_auc_score(labels, logits, **known),
         "logloss": sklearn.metrics.log_loss(labels, probability, **known),
@@ -65,27 +69,15 @@ def test_metrics_are_those_of_the_saved_scores(run):
         "calibration": predicted / clicks,
         "ece": found["ece"],  # see test_metrics.py
         "pr_auc": sklearn.metrics.average_precision_score(labels, logits, **known),
-        **dict(zip(("gauc", "gauc_share"), loop_group_auc(groups, labels, logits, weights), strict=True)),
-        **loop_top_k(groups, labels, logits, weights, 1),
-        **loop_top_k(groups, labels, logits, weights, 3),
+        **dict(zip(("gauc", "gauc_share"), loop_group_auc(groups, labels, logits, shares), strict=True)),
+        **loop_top_k(groups, labels, logits, shares, 1),
+        **loop_top_k(groups, labels, logits, shares, 3),
     }
     assert result["test"] == pytest.approx(expected, abs=1e-6)
     assert 0 < found["ece"] < 0.3 and found["auc"] > 0.6 and 0 < found["gauc_share"] < 1
     raw = [line.split(",") for line in (run / "rows.csv").read_text().splitlines()[-TEST_ROWS:]]
-    assert labels.tolist() == [float(row[0]) for row in raw] and weights.tolist() == [float(row[1]) for row in raw]
+    assert labels.tolist() == [float(row[0]) for row in raw] and shares.tolist() == [float(row[1]) for row in raw]
     assert len(set(zip(groups.tolist(), (row[2] for row in raw), strict=True))) == len(set(groups.tolist()))
-
-
-def test_saved_scores_are_predictions_too(run):
-    command("evaluate", f"--run={run}/run", f"--scores={run}/scores.csv")
-    saved = list(csv.DictReader(io.StringIO((run / "scores.csv").read_text())))
-    lines = (run / "rows.csv").read_text().splitlines(keepends=True)
-    (run / "new.csv").write_text(lines[0] + "".join(lines[-TEST_ROWS:]))
-    command("predict", f"--run={run}/run", f"--input={run}/new.csv", f"--output={run}/predicted.csv")
-    predicted = list(csv.DictReader(io.StringIO((run / "predicted.csv").read_text())))
-    assert list(saved[0]) == ["logit", "probability", "label", "weight", "group"] and len(saved) == TEST_ROWS
-    as_numbers = lambda lines, name: np.array([float(line[name]) for line in lines])
-    np.testing.assert_allclose(as_numbers(predicted, "score"), as_numbers(saved, "probability"), rtol=1e-6)
 
 
 def test_the_best_step_is_best_at_the_first_k(run):
@@ -121,3 +113,76 @@ def test_what_cannot_be_monitored_or_written_is_named(run, tmp_path):
     for name in ("scores.parquet", "nowhere/scores.csv"):
         error = command("evaluate", f"--run={run}/run", f"--scores={tmp_path}/{name}", expect=2)
         assert f"{name}: must be FILE.npz or FILE.csv" in error
+
+
+@pytest.fixture(scope="module")
+def sampled(run):
+    """The run's directory, with another in sampled/, of the same settings but the rate."""
+    flags = ("--data.negative_rate=0.3", "--data.shuffle=window", "--train.eval_batch_size=256")
+    said = command("train", f"--data={run}/data", *FLAGS, *flags, f"--output_dir={run}/sampled")
+    return run, flags, said
+
+
+def saved_scores(work, run_dir):
+    found = command("evaluate", f"--run={run_dir}", f"--scores={work}/scores.npz")
+    return json.loads(found), dict(np.load(work / "scores.npz"))
+
+
+def test_steps_and_progress_count_the_kept_rows(sampled):
+    work, _, said = sampled
+    kept, every = (int(number) for number in re.search(r"kept: ([\d,]+) of ([\d,]+)", said.replace(",", "")).groups())
+    assert every == 1400 and f"data: csv, {kept:,} training rows" in said
+    store = open_split(work / "data", "train")
+    positives = store.meta.positives
+    assert positives < kept < positives + 0.4 * (every - positives)
+    result = json.loads((work / "sampled" / "result.json").read_text())
+    assert result["steps"] == 4 * math.ceil(kept / 100)
+    assert {event["epoch"] for event in events(work / "sampled")} == {1, 2, 3, 4}
+
+
+def test_logits_are_corrected_by_the_logarithm_of_the_rate(sampled, tmp_path):
+    work, _, _ = sampled
+    found, corrected = saved_scores(work, work / "sampled")
+    shutil.copytree(work / "sampled", tmp_path / "plain")
+    config = (tmp_path / "plain" / "config.toml").read_text()
+    (tmp_path / "plain" / "config.toml").write_text(config.replace("negative_rate = 0.3", "negative_rate = 1.0"))
+    plainly, plain = saved_scores(tmp_path, tmp_path / "plain")
+    np.testing.assert_allclose(corrected["logit"], plain["logit"] + math.log(0.3), rtol=1e-5, atol=1e-6)
+    assert found["auc"] == pytest.approx(plainly["auc"], abs=1e-3)
+    full, _ = saved_scores(work, work / "run")
+    assert found["calibration"] == pytest.approx(full["calibration"], rel=0.15) and plainly["calibration"] > 1.4
+    result = json.loads((work / "sampled" / "result.json").read_text())["test"]
+    assert found == {"split": "test", "rows": TEST_ROWS, **result}
+
+
+@pytest.mark.parametrize("name", ["run", "sampled"])
+def test_saved_scores_are_predictions_too(sampled, name):
+    work, _, _ = sampled
+    command("evaluate", f"--run={work}/{name}", f"--scores={work}/scores.csv")
+    saved = list(csv.DictReader(io.StringIO((work / "scores.csv").read_text())))
+    lines = (work / "rows.csv").read_text().splitlines(keepends=True)
+    (work / "new.csv").write_text(lines[0] + "".join(lines[-TEST_ROWS:]))
+    command("predict", f"--run={work}/{name}", f"--input={work}/new.csv", f"--output={work}/predicted.csv")
+    predicted = list(csv.DictReader(io.StringIO((work / "predicted.csv").read_text())))
+    assert list(saved[0]) == ["logit", "probability", "label", "weight", "group"] and len(saved) == TEST_ROWS
+    as_numbers = lambda lines, name: np.array([float(line[name]) for line in lines])
+    np.testing.assert_allclose(as_numbers(predicted, "score"), as_numbers(saved, "probability"), rtol=1e-6)
+
+
+def test_a_stopped_run_goes_on_exactly_and_with_no_other_rate(sampled, tmp_path):
+    work, flags, _ = sampled
+    arguments = (f"--data={work}/data", *FLAGS, *flags, f"--output_dir={tmp_path}/part")
+    command("train", *arguments, "--steps=7")
+    error = command("train", *arguments, "--data.negative_rate=0.4", expect=2)
+    assert "data.negative_rate: the run has 0.3, this command 0.4" in error
+    command("train", *arguments)
+    assert weights(tmp_path / "part") == weights(work / "sampled")
+
+
+def test_rates_that_are_refused(run, tmp_path):
+    arguments = (f"--data={run}/data", *FLAGS, f"--output_dir={tmp_path}/run")
+    for rate, words in (("0", "above 0"), ("1.5", "at most 1")):
+        assert words in command("train", *arguments, f"--data.negative_rate={rate}", expect=2)
+    error = command("train", *arguments, "--data.negative_rate=0.5", "--loss=mse", expect=2)
+    assert "data.negative_rate=0.5" in error and "--loss=bce" in error
+    assert not (tmp_path / "run").exists()

@@ -83,6 +83,11 @@ class BlockStore:
     def num_blocks(self) -> int:
         return self.meta.blocks
 
+    @property
+    def block_starts(self) -> np.ndarray:
+        """The first row of each block, and the number of rows: int64 [blocks + 1]."""
+        return np.minimum(np.arange(self.num_blocks + 1) * self.block_rows, self.rows)
+
     def block(self, number: int) -> np.ndarray:
         """The rows of one block, a read-only view int32 [N, words]."""
         if not 0 <= number < self.num_blocks:

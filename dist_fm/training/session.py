@@ -7,13 +7,14 @@ import jax
 
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import GROUP_METRICS, Config
+from dist_fm.data.kept import KeptRows, TrainRows
 from dist_fm.data.schema import Schema, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.data.store import BlockStore
 from dist_fm.errors import UserError
 from dist_fm.parallel.hosts import first_decides, must_be_alike, say
 from dist_fm.parallel.mesh import describe
-from dist_fm.parallel.watchdog import Watchdog
+from dist_fm.parallel.watchdog import Watchdog, alive
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import evaluate
 from dist_fm.training.hooks import make_hooks
@@ -50,21 +51,22 @@ def _train(config: Config, requests: Requests) -> Result:
     mesh = open_mesh(config.run)
     say(f"devices: {describe(mesh)}")
     _check_hosts(config, schema, stores)
+    rows = _training_rows(config, stores["train"])
     config = settle_update(config, run, schema)
-    steps = total_steps(config, stores["train"].rows)
+    steps = total_steps(config, rows.rows)
     begin = first_decides(lambda: {"goes_on": _goes_on(config, run, schema), "result": _finished(run, steps)})
     if begin["result"]:
         say(f"{run.path} is finished: step {begin['result']['steps']}, nothing left to do")
         return begin["result"]
 
     engine = Engine(config, schema, mesh)
-    say(describe_run(config, schema, engine, stores["train"].rows, run))
+    say(describe_run(config, schema, engine, rows.rows, run))
     first_decides(lambda: run.create(config, data))  # nothing was written before everything had been checked
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
         state, progress = _first_state(config, engine, run, checkpoints, begin["goes_on"])
         hooks = make_hooks(config.run, run, progress, int(state.step), steps)
-        loop = Loop(engine, state, progress, stores["train"], stores["valid"], checkpoints, hooks, requests)
+        loop = Loop(engine, state, progress, rows, stores["valid"], checkpoints, hooks, requests)
         state, progress = loop.run()
         best = checkpoints.restore_best(state, progress.best_step)
         result = _result(config, engine, progress, int(state.step), best, stores, requests)
@@ -91,6 +93,19 @@ def _check_hosts(config: Config, schema: Schema, stores: dict[str, BlockStore]) 
     about |= {key: getattr(config.run, key) for key in together} | {"schema": schema.fingerprint}
     about["the data set's name"] = pathlib.Path(config.data.path).resolve().name  # which names the run's directory
     must_be_alike(about | {f"rows of the {split} split": store.rows for split, store in stores.items()})
+
+
+def _training_rows(config: Config, store: BlockStore) -> TrainRows:
+    """The rows to train on: all of ``store``, or all positives and ``data.negative_rate`` of the negatives."""
+    rate = config.data.negative_rate
+    if rate == 1:
+        return store
+    kept = KeptRows.draw(store, rate, config.train.seed, tick=alive)
+    must_be_alike({"rows kept of the train split": kept.rows})
+    if not kept.rows:
+        raise UserError(f"--data.negative_rate={rate:g}: nothing is kept of the training split's {store.rows:,} rows")
+    say(f"kept: {kept.rows:,} of {store.rows:,} training rows, all positives and {rate:.3g} of the negatives")
+    return kept
 
 
 def _finished(run: RunDir, steps: int) -> Result | None:
