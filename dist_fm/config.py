@@ -14,6 +14,9 @@ from dist_fm.errors import UserError, nearest
 from dist_fm.models import ALIASES, get_model
 from dist_fm.models.base import ModelConfig
 
+TOP_K_METRICS = ("ndcg", "recall", "hr")
+GROUP_METRICS = ("gauc", *TOP_K_METRICS)  # what takes a data set whose rows have groups
+
 
 def _choice(default: str, *choices: str, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"choices": choices, "help": help})
@@ -28,6 +31,12 @@ class DataConfig:
     path: str = _key("", "data set directory made by `data_tools build-lmdb`")
     unseen_rate: float = _key(
         0.005, "share of training ids made unseen, so that the unseen row is trained", min=0, max=1
+    )
+    negative_rate: float = _key(
+        1.0,
+        "share of the negatives that training keeps, the same in every epoch; logits are corrected by its logarithm",
+        above=0,
+        max=1,
     )
     shuffle: str = _choice(
         "exact",
@@ -107,13 +116,11 @@ class TrainConfig:
     no_eval: bool = _key(False, "no evaluation until the end of training")
     monitor: str = _choice(
         "auto",
-        "auto",
-        "auc",
-        "logloss",
-        "auc-logloss",
-        "rmse",
-        help="what the best checkpoint is best at (valid split); auto: auc for bce, rmse for mse",
+        *("auto", "auc", "logloss", "auc-logloss", "ne", "pr_auc", *GROUP_METRICS, "rmse"),
+        help="what the best checkpoint is best at (valid split); auto: auc for bce, rmse for mse; ndcg, recall, hr: at "
+        "the first of top_k",
     )
+    top_k: tuple[int, ...] = _key((10,), "K of ndcg@K, recall@K and hr@K, of data with groups; empty: none", min=1)
     min_delta: float = _key(1e-6, "smallest change of the monitor that counts as better", min=0)
     patience: int = _key(0, "stop after this many evaluations without improvement; 0: never", min=0)
     plateau_factor: float = _key(
@@ -217,7 +224,14 @@ def _resolve(config: Config) -> Config:
     if (train.monitor == "rmse") != (train.loss == "mse"):
         raise UserError(
             f"train.monitor={train.monitor} cannot be computed with loss {train.loss}; allowed: "
-            + ("rmse" if train.loss == "mse" else "auc, logloss, auc-logloss")
+            + ("rmse" if train.loss == "mse" else ", ".join(("auc, logloss, auc-logloss, ne, pr_auc", *GROUP_METRICS)))
+        )
+    if train.monitor in TOP_K_METRICS and not train.top_k:
+        raise UserError(f"train.monitor={train.monitor} needs a K: train.top_k is empty; give one, as in 10")
+    if config.data.negative_rate < 1 and train.loss != "bce":
+        raise UserError(
+            f"data.negative_rate={config.data.negative_rate:g} keeps a share of the rows of label 0, which needs "
+            f"--loss=bce, not {train.loss}"
         )
     return dataclasses.replace(config, train=train)
 
@@ -291,7 +305,8 @@ def _check(value: Any, metadata: Mapping[str, Any], at: str) -> Any:
     if "choices" in metadata and value not in metadata["choices"]:
         allowed = metadata["choices"]
         raise UserError(f"{at}={value}: must be one of {', '.join(allowed)}; {nearest(value, allowed)}")
-    if "min" in metadata and not value >= metadata["min"]:
+    parts = value if isinstance(value, tuple) else (value,)
+    if "min" in metadata and not all(part >= metadata["min"] for part in parts):
         raise UserError(f"{at}={value}: must be at least {metadata['min']}")
     if "above" in metadata and not value > metadata["above"]:
         raise UserError(f"{at}={value}: must be above {metadata['above']}")

@@ -1,37 +1,50 @@
 """Evaluates a run's best checkpoint on a split.
 
-python -m dist_fm.evaluate --run=DIR [--data=DIR] [--split=test] [--devices=N] [--platform=auto|cpu|gpu]
+python -m dist_fm.evaluate --run=DIR [--data=DIR] [--split=test] [--scores=FILE.npz|FILE.csv] [--devices=N]
+    [--platform=auto|cpu|gpu]
 
+--scores writes what the metrics are computed from, a row of the split each, in stored order: logit and probability
+(with mse: prediction), label, weight, and, if the data set has groups, group.
 With several hosts, as in training: under a launcher, or with --hosts=N --host=I --coordinator=ADDRESS:PORT.
 """
 
+import csv
 import json
+import os
 import pathlib
 import sys
+from collections.abc import Mapping
+
+import numpy as np
 
 from dist_fm.command import run_command
 from dist_fm.data.schema import SchemaError, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.errors import UserError, nearest
 from dist_fm.flags import WHERE_FLAGS, parse_own, where_to_run
-from dist_fm.parallel.hosts import say
+from dist_fm.metrics.calibration import probabilities
+from dist_fm.parallel.hosts import first_decides, say
 from dist_fm.run_dir import RunDir
-from dist_fm.training.evaluation import evaluate
+from dist_fm.training.evaluation import ScoredRows, measure, score_split
 from dist_fm.training.opening import open_best, open_mesh
 
 SPLITS = ("train", "valid", "test")
+_LINES_TOGETHER = 1 << 16
 
 
 def main(arguments: list[str]) -> None:
     if "--help" in arguments or "-h" in arguments:
         print(__doc__)
         return
-    flags = parse_own(arguments, {"run": None, "data": "", "split": "test", **WHERE_FLAGS})
+    flags = parse_own(arguments, {"run": None, "data": "", "split": "test", "scores": "", **WHERE_FLAGS})
     run = RunDir.open(flags["run"])
     config = run.config()
     data = pathlib.Path(flags["data"] or config.data.path)
     if flags["split"] not in SPLITS:
         raise UserError(f"--split={flags['split']}: {nearest(flags['split'], SPLITS)}")
+    scores = pathlib.Path(flags["scores"]) if flags["scores"] else None
+    if scores is not None and (scores.suffix not in (".npz", ".csv") or not scores.parent.is_dir()):
+        raise UserError(f"--scores={scores}: must be FILE.npz or FILE.csv in a directory that is there")
     schema, trained = read_schema(data), run.schema()
     if schema.fingerprint != trained.fingerprint:
         raise SchemaError(
@@ -41,8 +54,40 @@ def main(arguments: list[str]) -> None:
     mesh = open_mesh(where_to_run(flags))
     engine, state = open_best(run, mesh)
     with open_split(data, flags["split"]) as store:
-        metrics = evaluate(engine, state, store)
-        say(json.dumps({"split": flags["split"], "rows": store.rows, **metrics}, indent=1))
+        rows = score_split(engine, state, store)
+        metrics = measure(engine, rows, store)
+        if scores is not None:
+            first_decides(lambda: write_columns(scores, _columns(config.train.loss, rows, store.groups())))
+    say(json.dumps({"split": flags["split"], "rows": len(rows.labels), **metrics}, indent=1))
+
+
+def _columns(loss: str, rows: ScoredRows, groups: np.ndarray | None) -> dict[str, np.ndarray]:
+    predicted = {"prediction": rows.logits}
+    if loss == "bce":
+        predicted = {"logit": rows.logits, "probability": probabilities(rows.logits)}
+    return {**predicted, "label": rows.labels, "weight": rows.weights} | ({} if groups is None else {"group": groups})
+
+
+def write_columns(path: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Writes ``columns`` [N], label among them, to ``path``, .npz or .csv: beside it, and then renamed."""
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        if path.suffix == ".npz":
+            np.savez(beside, **columns)  # type: ignore[arg-type]
+        else:
+            with open(beside, "w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(columns)
+                for first in range(0, len(columns["label"]), _LINES_TOGETHER):
+                    part = slice(first, first + _LINES_TOGETHER)
+                    writer.writerows(zip(*(_texts(column[part]) for column in columns.values()), strict=True))
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _texts(column: np.ndarray) -> list[str]:
+    return [f"{number:.9g}" for number in column.tolist()] if column.dtype.kind == "f" else column.tolist()
 
 
 if __name__ == "__main__":

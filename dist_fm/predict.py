@@ -25,6 +25,7 @@ from dist_fm.command import run_command
 from dist_fm.data.source import EvalSource, MemoryStore
 from dist_fm.errors import UserError
 from dist_fm.flags import WHERE_FLAGS, parse_own, where_to_run
+from dist_fm.metrics.calibration import probabilities
 from dist_fm.parallel.hosts import is_first
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import score
@@ -67,7 +68,7 @@ def _predict(engine: Engine, state: TrainState, encoder: Encoder, chunk: Chunk) 
     logits = np.concatenate([np.zeros(0, np.float32), *(logits for logits, *_ in score(engine, state, source))])
     if engine.config.train.loss == "mse":
         return logits
-    return 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -700, 700)))
+    return probabilities(logits)
 
 
 def _lines(chunk: Chunk, scores: np.ndarray, kept: Sequence[np.ndarray]) -> Iterator[list[Any]]:

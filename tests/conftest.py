@@ -59,7 +59,8 @@ def write_data_set(directory: pathlib.Path, schema: Schema, rows=(900, 150, 150)
             labels = score.astype(np.float32)
         values = rng.normal(1, 0.3, ids.shape).astype(np.float32) if schema.has_values else None
         sample_weights = rng.random(n).astype(np.float32) + 0.5 if schema.has_weights else None
-        words = layout.pack(labels, ids.astype(np.int32), values, sample_weights)
+        groups = rng.integers(0, 1 + n // 5, n) if schema.has_groups else None
+        words = layout.pack(labels, ids.astype(np.int32), values, sample_weights, groups)
         write_split(directory, split, words, layout, shards, block_rows=128)
         counts[split] = {"rows": n}
     schema = dataclasses.replace(schema, counts=counts)

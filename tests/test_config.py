@@ -70,6 +70,10 @@ def test_mse_is_monitored_by_rmse():
         (["fm"], ["'fm'", "--name=value"]),
         (["--model=fm", "--config=/nowhere.toml"], ["/nowhere.toml", "no such file"]),
         (["--model=fm", "--loss=mse", "--train.monitor=auc"], ["monitor=auc", "rmse"]),
+        (["--model=fm", "--train.monitor=rmse"], ["monitor=rmse", "auc, logloss, auc-logloss, ne, pr_auc, gauc, ndcg"]),
+        (["--model=fm", "--train.monitor=ndgc"], ["ndgc", "ndcg"]),
+        (["--model=fm", "--train.monitor=hr", "--train.top_k="], ["monitor=hr", "top_k is empty"]),
+        (["--model=fm", "--train.top_k=5,0"], ["top_k=(5, 0)", "at least 1"]),
         (["--model=fm", "--model.init=torch"], ["init", "torchfm"]),
     ],
 )

@@ -1,5 +1,6 @@
 """The launch scripts, with their real launchers: hosts that die, hang or are asked to stop; links that are cut."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from conftest import make_schema, write_data_set
 from test_hosts import free_port
-from train_runs import environ, flags, same, wait_for_step
+from train_runs import environ, flags, lines, same, wait_for_step
 
 ROOT = pathlib.Path(__file__).parent.parent
 PREEMPTED, USER_ERROR = 75, 2
@@ -25,7 +26,8 @@ GOES_ON = re.compile(r"going on from step (\d+)")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_data_set(tmp_path_factory.mktemp("launch") / "data", make_schema((400, 300, 90)))
+    schema = dataclasses.replace(make_schema((400, 300, 90)), has_groups=True)
+    return write_data_set(tmp_path_factory.mktemp("launch") / "data", schema)
 
 
 def run_flags(data, output, **more):
@@ -87,7 +89,24 @@ def test_two_hosts_evaluate_as_one(data, whole):
     two = json.loads(said[0][said[0].index("{") : said[0].rindex("}") + 1])
     assert "{" not in said[1]
     assert two.pop("split") == one.pop("split") == "test"
-    assert two == pytest.approx(one, rel=1e-6) and two["rows"] == 150
+    assert two == pytest.approx(one, rel=1e-6) and two["rows"] == 150 and two["gauc"] and two["ndcg@10"]
+
+
+@pytest.mark.slow
+def test_two_hosts_keep_the_negatives_that_one_keeps(data, tmp_path):
+    rate = {"data.negative_rate": 0.5}
+    for command in (
+        local(data, tmp_path / "two", **rate),
+        [sys.executable, "-m", "dist_fm.train", *run_flags(data, tmp_path / "one", **rate), "--devices=2"],
+    ):
+        done = subprocess.run(command, env=environ(), capture_output=True, text=True)
+        assert done.returncode == 0 and len(re.findall(r"kept: \d+ of 900 training rows", done.stdout)) == 1, (
+            done.stderr
+        )
+    one, two = (
+        [event["loss"] for event in lines(tmp_path / run) if event["split"] == "train"] for run in ("one", "two")
+    )
+    assert two == pytest.approx(one, rel=1e-4) and 10 < len(one) < 20  # of 20 lines
 
 
 @pytest.mark.slow

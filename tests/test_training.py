@@ -115,10 +115,16 @@ def test_progress_keeps_the_best_stops_and_lowers_the_rate():
         ("logloss", {"auc": 0.1, "logloss": 0.4}, {"auc": 0.9, "logloss": 0.5}),
         ("auc-logloss", {"auc": 0.8, "logloss": 0.5}, {"auc": 0.85, "logloss": 0.6}),
         ("rmse", {"rmse": 0.4, "mae": 1.0}, {"rmse": 0.5, "mae": 0.1}),
+        ("ne", {"ne": 0.8, "auc": 0.6}, {"ne": 0.9, "auc": 0.7}),
+        ("pr_auc", {"pr_auc": 0.4, "auc": 0.6}, {"pr_auc": 0.3, "auc": 0.7}),
+        ("gauc", {"gauc": 0.6, "auc": 0.6}, {"gauc": 0.5, "auc": 0.7}),
+        ("ndcg", {"ndcg@5": 0.6, "ndcg@10": 0.6}, {"ndcg@5": 0.5, "ndcg@10": 0.9}),
+        ("recall", {"recall@5": 0.6}, {"recall@5": 0.5}),
+        ("hr", {"hr@5": 0.6}, {"hr@5": 0.5}),
     ],
 )
 def test_monitors(monitor, better, worse):
-    config = dataclasses.replace(make_config().train, monitor=monitor)
+    config = dataclasses.replace(make_config().train, monitor=monitor, top_k=(5, 10))
     progress = Progress()
     assert progress.update(config, worse, 1, 1) and progress.update(config, better, 2, 2)
     assert not progress.update(config, worse, 3, 3)

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from dist_fm.data.kept import TrainRows
 from dist_fm.data.records import HostBatch, RecordLayout
 from dist_fm.data.schema import EMPTY, Schema
 from dist_fm.data.shuffle import ExactShuffle, Parts, Shuffle, WindowShuffle
@@ -76,7 +77,7 @@ class TrainSource(BatchSource):
 
     def __init__(
         self,
-        store: BlockStore,
+        store: TrainRows,
         schema: Schema,
         batch_size: int,
         *,

@@ -83,6 +83,11 @@ class BlockStore:
     def num_blocks(self) -> int:
         return self.meta.blocks
 
+    @property
+    def block_starts(self) -> np.ndarray:
+        """The first row of each block, and the number of rows: int64 [blocks + 1]."""
+        return np.minimum(np.arange(self.num_blocks + 1) * self.block_rows, self.rows)
+
     def block(self, number: int) -> np.ndarray:
         """The rows of one block, a read-only view int32 [N, words]."""
         if not 0 <= number < self.num_blocks:
@@ -127,6 +132,16 @@ class BlockStore:
         parts[-1] = parts[-1][: stop - last * self.block_rows]
         parts[0] = parts[0][start - begin :]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def groups(self) -> np.ndarray | None:
+        """The group of every row, int32 [rows]; None when records have none."""
+        if not self.layout.has_groups:
+            return None
+        found = np.empty(self.rows, np.int32)
+        for number in range(self.num_blocks):
+            start = number * self.block_rows
+            found[start : start + self.block_rows] = self.layout.groups(self.block(number))  # type: ignore[assignment]
+        return found
 
     def close(self) -> None:
         """Lets go of the files; they are unmapped once no store and no array of this process uses them."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dist_fm.data.store import BlockStore
+from dist_fm.data.kept import TrainRows
 from dist_fm.data.streams import BLOCKS, WINDOW, generator, shuffled
 
 
@@ -46,8 +46,9 @@ class Reader:
     that are some batches behind may want it, the one before.
     """
 
-    def __init__(self, store: BlockStore, rows: range, seed: int, number: int, windows: Windows):
+    def __init__(self, store: TrainRows, rows: range, seed: int, number: int, windows: Windows):
         self._store, self._rows, self._seed, self._number, self._windows = store, rows, seed, number, windows
+        self._starts = store.block_starts
         self._lock = threading.Lock()
         self._plan: _Plan | None = None
         self.held: tuple[_Window, ...] = ()  # the newest first; replaced, never changed, so that to look needs no lock
@@ -92,17 +93,16 @@ class Reader:
 
     def _own_rows(self, block: int) -> np.ndarray:
         """Those of a block's rows that are this reader's."""
-        size = self._store.block_rows
-        return np.arange(max(block * size, self._rows.start), min((block + 1) * size, self._rows.stop))
+        return np.arange(max(self._starts[block], self._rows.start), min(self._starts[block + 1], self._rows.stop))
 
     def _draw(self, epoch: int) -> _Plan:
-        size = self._store.block_rows
-        blocks = np.arange(self._rows.start // size, -(-self._rows.stop // size))
+        starts, ends = self._starts[:-1], self._starts[1:]
+        blocks = np.flatnonzero((ends > self._rows.start) & (starts < self._rows.stop) & (starts < ends))
         generator(BLOCKS, self._seed, epoch, self._number).shuffle(blocks)
         # The first windows differ in size, so that the readers do not all come to their next ones at the same step.
         most, readers = self._windows.blocks, self._windows.readers
         whole = len(blocks) if len(blocks) <= most else -(-most * (self._number + 1) // readers)
         first_blocks = [0, *range(whole, len(blocks), most), len(blocks)]
-        sizes = np.minimum((blocks + 1) * size, self._rows.stop) - np.maximum(blocks * size, self._rows.start)
+        sizes = np.minimum(ends[blocks], self._rows.stop) - np.maximum(starts[blocks], self._rows.start)
         first_rows = np.concatenate([[0], np.cumsum(sizes)])[first_blocks]
         return _Plan(epoch, blocks, first_blocks, first_rows.tolist())

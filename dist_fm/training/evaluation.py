@@ -1,15 +1,19 @@
 """Exact metrics of a split: every row scored once, metrics from all scores at once, never averaged over batches."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from dist_fm.config import TrainConfig
 from dist_fm.data.source import EvalSource
 from dist_fm.data.store import BlockStore
-from dist_fm.metrics.auc import auc
+from dist_fm.metrics.auc import auc, average_precision
+from dist_fm.metrics.calibration import calibration, expected_calibration_error, label_entropy
 from dist_fm.metrics.loss import logloss, mae, rmse
+from dist_fm.metrics.ranking import group_auc, top_k
 from dist_fm.parallel.hosts import first_decides
 from dist_fm.parallel.watchdog import alive
 from dist_fm.training.feed import batches
@@ -39,34 +43,62 @@ def score(
             yield logits[real], labels[real], weights[real]
 
 
+class ScoredRows(NamedTuple):
+    """All rows of a split in stored order: float32 [N] each."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+
 def evaluate(engine: Engine, state: TrainState, store: BlockStore, requests: Requests | None = None) -> Metrics:
-    """Metrics of all rows of ``store``: auc and logloss (bce), or rmse and mae (mse); None where one is undefined.
+    """Metrics of all rows of ``store`` (see ``metrics_of``). Raises ``Preempted`` when ``requests`` ask to stop."""
+    return measure(engine, score_split(engine, state, store, requests), store)
 
-    Every host returns what the first computes, whose arithmetic may differ from another's in the last bit. Raises
-    ``Preempted`` when ``requests`` ask to stop.
-    """
-    size = engine.config.train.eval_batch_size
-    source = EvalSource(store, engine.schema, size, **engine.reads(size))
+
+def score_split(engine: Engine, state: TrainState, store: BlockStore, requests: Requests | None = None) -> ScoredRows:
+    """All rows of ``store``, scored; the same on every host. Raises ``Preempted`` when ``requests`` ask to stop."""
+    size, layout = engine.config.train.eval_batch_size, store.layout
+    # A run of the same fields and vocabulary may have been trained on rows without weights and groups, or with them.
+    schema = dataclasses.replace(engine.schema, has_weights=layout.has_weights, has_groups=layout.has_groups)
+    source = EvalSource(store, schema, size, **engine.reads(size))
     scored = list(score(engine, state, source, requests))
-
-    def compute() -> Metrics:
-        if not scored:
-            return metrics_of(engine.config.train.loss, *np.zeros((3, 0), np.float32))
-        logits, labels, weights = (np.concatenate(parts) for parts in zip(*scored, strict=True))
-        return metrics_of(engine.config.train.loss, logits, labels, weights)
-
-    return first_decides(compute)
+    if not scored:
+        return ScoredRows(*np.zeros((3, 0), np.float32))
+    return ScoredRows(*map(np.concatenate, zip(*scored, strict=True)))
 
 
-def metrics_of(loss: str, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Metrics:
-    """Metrics of ``logits``, ``labels``, ``weights`` [N]; None for all of them when the weights sum to nothing."""
-    empty = weights.sum() == 0
-    if loss == "mse":
-        return {
-            "rmse": None if empty else rmse(labels, logits, weights),
-            "mae": None if empty else mae(labels, logits, weights),
-        }
-    return {
-        "auc": None if empty else auc(labels, logits, weights),
-        "logloss": None if empty else logloss(labels, logits, weights),
+def measure(engine: Engine, rows: ScoredRows, store: BlockStore) -> Metrics:
+    """Metrics of ``rows``, which are those of ``store``; its groups do not travel with batches, and are read here.
+
+    Every host returns what the first computes, whose arithmetic may differ from another's in the last bit.
+    """
+    return first_decides(lambda: metrics_of(engine.config.train, rows, store.groups()))
+
+
+def metrics_of(train: TrainConfig, rows: ScoredRows, groups: np.ndarray | None = None) -> Metrics:
+    """What ``train.loss`` is measured by, each metric None where it is undefined, all where the weights sum to nothing.
+
+    rmse and mae for mse. For bce auc, logloss, ne (the log loss by that of always predicting the positive rate),
+    calibration, ece and pr_auc; with ``groups`` int32 [N] also gauc, gauc_share and, for each K of ``train.top_k``,
+    ndcg@K, recall@K and hr@K.
+    """
+    logits, labels, weights = rows
+    if weights.sum() == 0:
+        some = ScoredRows(np.zeros(1), np.zeros(1), np.ones(1))
+        return dict.fromkeys(metrics_of(train, some, None if groups is None else np.zeros(1, np.int32)))
+    if train.loss == "mse":
+        return {"rmse": rmse(labels, logits, weights), "mae": mae(labels, logits, weights)}
+    loss, entropy = logloss(labels, logits, weights), label_entropy(labels, weights)
+    found: Metrics = {
+        "auc": auc(labels, logits, weights),
+        "logloss": loss,
+        "ne": loss / entropy if entropy else None,
+        "calibration": calibration(labels, logits, weights),
+        "ece": expected_calibration_error(labels, logits, weights),
+        "pr_auc": average_precision(labels, logits, weights),
     }
+    if groups is not None:
+        found["gauc"], found["gauc_share"] = group_auc(groups, labels, logits, weights)
+        found |= top_k(groups, labels, logits, weights, train.top_k)
+    return found

@@ -15,6 +15,7 @@ import numpy as np
 
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import Config
+from dist_fm.data.kept import TrainRows
 from dist_fm.data.source import TrainSource
 from dist_fm.data.store import BlockStore
 from dist_fm.data.windows import Windows
@@ -38,7 +39,7 @@ class Loop:
         engine: Engine,
         state: TrainState,
         progress: Progress,
-        train: BlockStore,
+        train: TrainRows,
         valid: BlockStore | None,
         checkpoints: Checkpoints,
         hooks: list[Hook],

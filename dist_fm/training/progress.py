@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dist_fm.config import TrainConfig
+from dist_fm.config import TOP_K_METRICS, TrainConfig
 from dist_fm.training.evaluation import Metrics
 
 
@@ -25,7 +25,7 @@ class Progress:
     def update(self, config: TrainConfig, metrics: Metrics, step: int, epoch: int) -> bool:
         """Takes in an evaluation of the valid split; True when it is the best so far."""
         self.evaluated_step = step
-        value = monitored(config.monitor, metrics)
+        value = monitored(config, metrics)
         # Without a value (one class only, no rows) there is nothing to choose by: the newest is taken.
         if value is None or self.best_value is None or value > self.best_value + config.min_delta:
             self.best_value, self.best_step, self.best_epoch, self.best_metrics = value, step, epoch, metrics
@@ -38,11 +38,12 @@ class Progress:
         return False
 
 
-def monitored(name: str, metrics: Metrics) -> float | None:
-    """The number to be as large as possible; None when ``metrics`` lack it."""
-    parts = {"auc": ("auc",), "logloss": ("logloss",), "auc-logloss": ("auc", "logloss"), "rmse": ("rmse",)}[name]
-    values = [metrics.get(part) for part in parts]
-    if any(value is None for value in values):
-        return None
-    signs = {"auc": 1.0, "logloss": -1.0, "rmse": -1.0}
-    return sum(signs[part] * value for part, value in zip(parts, values, strict=True) if value is not None)
+def monitored(config: TrainConfig, metrics: Metrics) -> float | None:
+    """The number to be as large as possible; None when ``metrics`` lack it. Of ranks it is that at the first K."""
+    total = 0.0
+    for name in config.monitor.split("-"):
+        value = metrics.get(f"{name}@{config.top_k[0]}" if name in TOP_K_METRICS else name)
+        if value is None:
+            return None
+        total += -value if name in ("logloss", "ne", "rmse") else value
+    return total

@@ -6,14 +6,15 @@ from typing import Any
 import jax
 
 from dist_fm.checkpoint import Checkpoints
-from dist_fm.config import Config
+from dist_fm.config import GROUP_METRICS, Config
+from dist_fm.data.kept import KeptRows, TrainRows
 from dist_fm.data.schema import Schema, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.data.store import BlockStore
 from dist_fm.errors import UserError
 from dist_fm.parallel.hosts import first_decides, must_be_alike, say
 from dist_fm.parallel.mesh import describe
-from dist_fm.parallel.watchdog import Watchdog
+from dist_fm.parallel.watchdog import Watchdog, alive
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import evaluate
 from dist_fm.training.hooks import make_hooks
@@ -42,7 +43,7 @@ def train(config: Config) -> Result:
 def _train(config: Config, requests: Requests) -> Result:
     data = pathlib.Path(config.data.path)
     schema = read_schema(data)
-    _check_loss(config, schema)
+    _check_data(config, schema)
     stores = {split: open_split(data, split) for split in ("train", "valid", "test")}
     if not stores["train"].rows:
         raise UserError(f"{data}: the training split has no rows")
@@ -50,21 +51,22 @@ def _train(config: Config, requests: Requests) -> Result:
     mesh = open_mesh(config.run)
     say(f"devices: {describe(mesh)}")
     _check_hosts(config, schema, stores)
+    rows = _training_rows(config, stores["train"])
     config = settle_update(config, run, schema)
-    steps = total_steps(config, stores["train"].rows)
+    steps = total_steps(config, rows.rows)
     begin = first_decides(lambda: {"goes_on": _goes_on(config, run, schema), "result": _finished(run, steps)})
     if begin["result"]:
         say(f"{run.path} is finished: step {begin['result']['steps']}, nothing left to do")
         return begin["result"]
 
     engine = Engine(config, schema, mesh)
-    say(describe_run(config, schema, engine, stores["train"].rows, run))
+    say(describe_run(config, schema, engine, rows.rows, run))
     first_decides(lambda: run.create(config, data))  # nothing was written before everything had been checked
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
         state, progress = _first_state(config, engine, run, checkpoints, begin["goes_on"])
         hooks = make_hooks(config.run, run, progress, int(state.step), steps)
-        loop = Loop(engine, state, progress, stores["train"], stores["valid"], checkpoints, hooks, requests)
+        loop = Loop(engine, state, progress, rows, stores["valid"], checkpoints, hooks, requests)
         state, progress = loop.run()
         best = checkpoints.restore_best(state, progress.best_step)
         result = _result(config, engine, progress, int(state.step), best, stores, requests)
@@ -91,6 +93,19 @@ def _check_hosts(config: Config, schema: Schema, stores: dict[str, BlockStore]) 
     about |= {key: getattr(config.run, key) for key in together} | {"schema": schema.fingerprint}
     about["the data set's name"] = pathlib.Path(config.data.path).resolve().name  # which names the run's directory
     must_be_alike(about | {f"rows of the {split} split": store.rows for split, store in stores.items()})
+
+
+def _training_rows(config: Config, store: BlockStore) -> TrainRows:
+    """The rows to train on: all of ``store``, or all positives and ``data.negative_rate`` of the negatives."""
+    rate = config.data.negative_rate
+    if rate == 1:
+        return store
+    kept = KeptRows.draw(store, rate, config.train.seed, tick=alive)
+    must_be_alike({"rows kept of the train split": kept.rows})
+    if not kept.rows:
+        raise UserError(f"--data.negative_rate={rate:g}: nothing is kept of the training split's {store.rows:,} rows")
+    say(f"kept: {kept.rows:,} of {store.rows:,} training rows, all positives and {rate:.3g} of the negatives")
+    return kept
 
 
 def _finished(run: RunDir, steps: int) -> Result | None:
@@ -131,11 +146,16 @@ def _first_state(
     return state, Progress()
 
 
-def _check_loss(config: Config, schema: Schema) -> None:
+def _check_data(config: Config, schema: Schema) -> None:
     if config.train.loss == "bce" and not schema.label.is_binary:
         raise UserError(
             f"--loss=bce needs labels 0 or 1, but data set {schema.name!r} has the values of {schema.label.column!r} "
             "as labels: train with --loss=mse, or build it with --label=above:THRESHOLD"
+        )
+    if config.train.monitor in GROUP_METRICS and not schema.has_groups:
+        raise UserError(
+            f"--train.monitor={config.train.monitor} is of groups of rows, and those of data set {schema.name!r} have "
+            "none: build it with `group = COLUMN` in its description, or monitor auc, logloss, ne or pr_auc"
         )
 
 

@@ -4,6 +4,7 @@ A step gathers the batch's unique table rows, spreads them to samples, asks the 
 the loss with respect to the unique rows and the network. The same functions run on one device and on many.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -138,12 +139,18 @@ class Engine:
     def _logits(
         self, touched: jax.Array, params: nnx.State, stats: nnx.State, batch: Batch, dropout: jax.Array | None
     ) -> tuple[jax.Array, nnx.State]:
-        """Logits [B] and BatchNorm's new statistics; ``dropout`` is the step's key, None in evaluation."""
+        """Logits [B] and BatchNorm's new statistics; ``dropout`` is the step's key, None in evaluation.
+
+        Training that keeps a share r of the negatives learns odds that are 1/r times what they are: evaluation's
+        logits are therefore the model's + log r.
+        """
         filled = self.schema.filled_inputs(batch.values)
         rows = self.lookup.rows(touched, batch.inverse, batch.values, self.schema.slot_inputs, filled)
         model = nnx.merge(self._graph, params, stats)
         rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
         logits = model(rows, batch, train=dropout is not None, rngs=rngs)
+        if dropout is None and self.config.data.negative_rate < 1:
+            logits = logits + math.log(self.config.data.negative_rate)
         return logits, nnx.state(model, nnx.BatchStat)
 
     def _loss(self, trained: dict[str, Any], state: TrainState, batch: Batch) -> tuple[jax.Array, nnx.State]:
