@@ -89,7 +89,7 @@ class Run:
 
     def value(self, metrics: Metrics) -> float | None:
         """What the setting is judged by, to be as large as possible."""
-        return monitored(self.setting.config.train.monitor, metrics)
+        return monitored(self.setting.config.train, metrics)
 
 
 def settings_of(files: str, grid: str, flags: Mapping[str, str]) -> list[Setting]:
