@@ -3,6 +3,7 @@
 import numpy as np
 
 SHUFFLE, UNSEEN, BLOCKS, WINDOW = 1, 2, 3, 4
+NEGATIVES = 6
 
 
 def shuffled(rows: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import Config
+from dist_fm.data.negatives import WithNegatives
 from dist_fm.data.source import TrainSource
 from dist_fm.data.store import BlockStore
 from dist_fm.data.windows import Windows
@@ -38,7 +39,7 @@ class Loop:
         engine: Engine,
         state: TrainState,
         progress: Progress,
-        train: BlockStore,
+        train: BlockStore | WithNegatives,
         valid: BlockStore | None,
         checkpoints: Checkpoints,
         hooks: list[Hook],
@@ -172,6 +173,6 @@ class Loop:
 
 
 def total_steps(config: Config, rows: int) -> int:
-    """Steps of the whole run: ``epochs`` over ``rows`` rows, cut at ``steps`` unless that is 0."""
+    """Steps of the whole run: ``epochs`` over ``rows`` rows, negatives included, cut at ``steps`` unless that is 0."""
     steps = math.ceil(rows / config.train.batch_size) * config.train.epochs
     return min(steps, config.train.steps) if config.train.steps else steps

@@ -7,6 +7,7 @@ import jax
 
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import Config
+from dist_fm.data.negatives import NegativesError, WithNegatives
 from dist_fm.data.schema import Schema, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.data.store import BlockStore
@@ -51,20 +52,23 @@ def _train(config: Config, requests: Requests) -> Result:
     say(f"devices: {describe(mesh)}")
     _check_hosts(config, schema, stores)
     config = settle_update(config, run, schema)
-    steps = total_steps(config, stores["train"].rows)
+    train = _with_negatives(config, schema, stores["train"])
+    steps = total_steps(config, train.rows)
     begin = first_decides(lambda: {"goes_on": _goes_on(config, run, schema), "result": _finished(run, steps)})
     if begin["result"]:
         say(f"{run.path} is finished: step {begin['result']['steps']}, nothing left to do")
         return begin["result"]
 
     engine = Engine(config, schema, mesh)
-    say(describe_run(config, schema, engine, stores["train"].rows, run))
+    say(describe_run(config, schema, engine, train, run))
+    if schema.valid_is_test:
+        say("note: the valid split is the test split itself: the best epoch is chosen on test")
     first_decides(lambda: run.create(config, data))  # nothing was written before everything had been checked
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
         state, progress = _first_state(config, engine, run, checkpoints, begin["goes_on"])
         hooks = make_hooks(config.run, run, progress, int(state.step), steps)
-        loop = Loop(engine, state, progress, stores["train"], stores["valid"], checkpoints, hooks, requests)
+        loop = Loop(engine, state, progress, train, stores["valid"], checkpoints, hooks, requests)
         state, progress = loop.run()
         best = checkpoints.restore_best(state, progress.best_step)
         result = _result(config, engine, progress, int(state.step), best, stores, requests)
@@ -139,13 +143,33 @@ def _check_loss(config: Config, schema: Schema) -> None:
         )
 
 
-def describe_run(config: Config, schema: Schema, engine: Engine, rows: int, run: RunDir) -> str:
+def _with_negatives(config: Config, schema: Schema, train: BlockStore) -> BlockStore | WithNegatives:
+    if not config.data.negatives:
+        return train
+    try:
+        return WithNegatives(train, schema, config.data.negatives)
+    except NegativesError as error:
+        raise UserError(f"--data.negatives={config.data.negatives} {error}") from error
+
+
+def describe_run(config: Config, schema: Schema, engine: Engine, train: BlockStore | WithNegatives, run: RunDir) -> str:
     """A few lines on what is about to be trained, and, with several hosts, on who reads what."""
     return _describe_hosts(config, engine) + (
-        f"data: {schema.name}, {rows:,} training rows, {schema.num_fields} fields, {schema.num_rows:,} table rows\n"
+        f"data: {schema.name}, {train.rows:,} training rows, {schema.num_fields} fields, {schema.num_rows:,} table "
+        f"rows\n{_describe_negatives(config, train)}"
         f"model: {config.model_name}, {engine.parameters():,} parameters; tables: {config.tables.update}, "
         f"{engine.lookup.placement}\n"
         f"run: {run.path}"
+    )
+
+
+def _describe_negatives(config: Config, train: BlockStore | WithNegatives) -> str:
+    if not isinstance(train, WithNegatives):
+        return ""
+    count, fields = config.data.negatives, ", ".join(field.name for field in train.item_fields)
+    return (
+        f"negatives: {train.rows * count // (1 + count):,} of the rows, {count} a positive, drawn anew every epoch "
+        f"from {len(train.items):,} items: {fields}\n"
     )
 
 
@@ -183,6 +207,7 @@ def _result(
         "best_step": progress.best_step,
         "best_epoch": progress.best_epoch,
         "valid": valid,
+        "valid_is_test": engine.schema.valid_is_test,
         "test": evaluate(engine, best, stores["test"], requests),
         "train_samples_per_s": round(rate),
         "train_seconds": round(progress.seconds, 3),
