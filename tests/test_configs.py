@@ -17,7 +17,9 @@ def test_config_trains_two_steps(file, tmp_path):
     for word in ("# Run:", "# Hardware:", "# Expect:"):
         assert word in head
     assert f"--config=configs/{file.name}" in head
-    data = write_data_set(tmp_path / "data", make_schema((40, 30), ("user", "item")), rows=(300, 50, 50))
+    positive = load_config(str(file), {}).data.negatives > 0
+    schema = make_schema((40, 30), ("user", "item"), "implicit" if positive else "binary")
+    data = write_data_set(tmp_path / "data", schema, rows=(300, 50, 50), positive=positive)
     flags = (f"--data={data}", f"--output_dir={tmp_path}/run", "--batch_size=64", "--steps=2", "--devices=1", "--quiet")
     result = train(load_config(str(file), parse_flags(flags)[0]))
     assert result["steps"] == 2 and 0 < result["test"]["logloss"] < 2
