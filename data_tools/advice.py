@@ -31,5 +31,6 @@ def warnings(
         share = f"{UNIQUE_SHARE:.0%} of {rows:,} or more"
         yield f"warning: nearly as many values as training rows ({share}), as a row's number has: {', '.join(unique)}"
     if label.is_binary and positives in (0, rows):
-        hint = "; --negatives=N samples others" if label.rule == "implicit" else ""
-        yield f"warning: every training row has the label {int(positives > 0)}{hint}"
+        said = f"warning: every training row has the label {int(positives > 0)}"
+        hint = "; --negatives=N samples others, or training does by --data.negatives=N"
+        yield said + hint if label.rule == "implicit" else said

@@ -3,7 +3,8 @@
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,10 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
     counts = write(plan, encoder, rows, splits, staging)
     for warning in warnings(encoder.schema.fields, distinct, plan.label, counts["train"]):
         say(warning)
-    schema = dataclasses.replace(encoder.schema, counts=counts)
+    valid_is_test = _is_same(rows.inputs, "valid", "test")
+    if valid_is_test:
+        say("note: valid is the test split itself, so that the best epoch is chosen on it, as in the NCF paper")
+    schema = dataclasses.replace(encoder.schema, counts=counts, valid_is_test=valid_is_test)
     (staging / "schema.json").write_text(schema.to_json(), encoding="utf-8")
     shutil.rmtree(scratch)
     rows_in = sum(about["rows"] for about in rows.inputs)
@@ -86,6 +90,12 @@ def _build(plan: Plan, staging: pathlib.Path, say: Callable[[str], None]) -> Man
         sync_file(staging / name)
     manifest.save(staging)
     return manifest
+
+
+def _is_same(inputs: Sequence[Mapping[str, Any]], first: str, second: str) -> bool:
+    """Whether two splits were read from files of the same bytes."""
+    files = [[(one["bytes"], one["crc32"]) for one in inputs if one["split"] == split] for split in (first, second)]
+    return files[0] == files[1] != []
 
 
 def _assign(plan: Plan, rows: RawRows) -> np.ndarray:

@@ -109,9 +109,11 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--min_count", type=int, help="training rows a value needs for an id (default: the format's)")
     parser.add_argument("--split", default="random", help=f"{', '.join(KINDS)} (default: random)")
     parser.add_argument("--fractions", default="0.8,0.1,0.1", help="train, valid, test (default: 0.8,0.1,0.1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random and user splits (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of random and user splits, and of negatives (default: 0)")
     for part in ("train", "valid", "test"):
-        parser.add_argument(f"--{part}", metavar="FILE", help=f"the {part} file, with --split=files")
+        more = "; or leave_one_out[:N], an item of each user out of train, with N (99) negatives"
+        about = f"the {part} file, with --split=files{more if part == 'valid' else ''}"
+        parser.add_argument(f"--{part}", metavar="FILE", help=about)
     parser.add_argument("--name", help="the data set's name (default: the format's)")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad row instead of setting it aside")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set that is there")

@@ -12,7 +12,6 @@ import pandas as pd
 import xxhash
 
 from data_tools.errors import DataError
-from data_tools.formats.base import FieldSpec
 from data_tools.numeric import parse_integer
 from data_tools.tokens import Entries, Tokens
 from data_tools.transforms import cell_numbers, cell_tokens, is_plain, scaled
@@ -30,16 +29,9 @@ class Coded:
     values: np.ndarray
 
 
-def columns_of(field: Field | FieldSpec) -> tuple[str, ...]:
-    """The raw columns that a field reads."""
-    if isinstance(field, FieldSpec):
-        return field.columns
-    return tuple(field.transform.get("cross") or [field.transform.get("column", field.name)])
-
-
 def field_cells(field: Field, columns: Mapping[str, Tokens]) -> Tokens:
     """The column that ``field`` codes; of a cross, the columns' values joined, by distinct combination."""
-    parts = [columns[name] for name in columns_of(field)]
+    parts = [columns[name] for name in field.columns]
     if len(parts) == 1:
         return parts[0]
     # Combined two at a time, so that the codes of many columns do not outgrow 64 bits.

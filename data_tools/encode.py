@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.coding import Coded, code_cells, code_entries, columns_of, field_cells
+from data_tools.coding import Coded, code_cells, code_entries, field_cells
 from data_tools.errors import DataError
 from data_tools.side_tables import Attributes, load_attributes
 from data_tools.tokens import Entries, Tokens
@@ -55,7 +55,7 @@ class Encoder:
     @property
     def columns(self) -> tuple[str, ...]:
         """The raw columns that ``encode`` needs."""
-        return tuple(dict.fromkeys(name for field in self.schema.fields for name in columns_of(field)))
+        return tuple(dict.fromkeys(name for field in self.schema.fields for name in field.columns))
 
     def encode(self, columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
         """Table rows int32 [N, S] and values float32 [N, S] (None if the schema has none) of raw columns.

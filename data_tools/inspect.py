@@ -32,18 +32,23 @@ def inspect(directory: str | os.PathLike, rows: int = 3) -> Iterator[str]:
         yield f"cut: the first {manifest.options['rows']:,} rows of the input"
     label = f"{schema.label.column or 'of no column'}, {manifest.options['label']}"
     yield f"label: {label}; split: {manifest.options['split']}"
+    left_out = manifest.options.get("left_out")
+    if left_out:
+        yield f"valid: an item of each user, left out of train, and {left_out} negatives"
+    if schema.valid_is_test:
+        yield "valid: the test split itself"
     for key in ("weight", "group"):
         if schema.source.get(key):
             yield f"{key}: {schema.source[key]}"
     yield f"fingerprint: {schema.fingerprint}"
     yield ""
     width = max(len("field"), *(len(field.name) for field in schema.fields))
-    yield f"{'field':<{width}} {'kind':<12} {'role':<6} {'rows':>10} {'offset':>10}  most frequent training values"
+    yield f"{'field':<{width}} {'kind':<12} {'role':<9} {'rows':>10} {'offset':>10}  most frequent training values"
     for field in schema.fields:
         vocabulary = encoder.vocabularies.get(field.vocabulary or "")
         frequent = zip(vocabulary.values[:3], vocabulary.counts[:3].tolist(), strict=True) if vocabulary else ()
         shown = ", ".join(f"{value or 'missing'!r} x {count:,}" for value, count in frequent)
-        about = f"{field.name:<{width}} {field.kind:<12} {field.role or '':<6}"
+        about = f"{field.name:<{width}} {field.kind:<12} {field.role or '':<9}"
         yield f"{about} {field.rows:>10,} {field.offset:>10,}  {shown}"
     yield f"{len(schema.fields)} fields, {schema.num_slots} slots, {schema.num_rows:,} table rows"
     yield ""

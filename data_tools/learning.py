@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.coding import columns_of
 from data_tools.encode import Encoder, has_values, own_cells
 from data_tools.errors import DataError
 from data_tools.fit import Fit, Growth, Unchanged
@@ -94,7 +93,7 @@ def _look(
     portion = Portion.load(path)
 
     def cells_of(field: FieldSpec | Field) -> Cells:
-        (column,) = columns_of(field)
+        (column,) = field.columns
         counts = portion.columns[column].count(in_train)
         cells = own_cells(field.transform, attributes, portion.columns[column].values)
         held = np.flatnonzero(counts)

@@ -13,9 +13,10 @@ from data_tools import on_ray, workers
 from data_tools import split as splitting
 from data_tools.encode import load_schema
 from data_tools.errors import DataError, unknown
-from data_tools.formats import FieldSpec, Format, Rows, SideTable, get_format
+from data_tools.formats import FieldSpec, Format, Rows, SideTable, get_format, open_rows
 from data_tools.formats.reader import CHUNK_BYTES
 from data_tools.labels import format_rule, parse_rule
+from data_tools.left_out import RULE, LeftOut, Remaining, parse_left_out
 from data_tools.manifest import sum_file
 from data_tools.negatives import SampledNegatives
 from dist_fm.data.schema import Label
@@ -28,7 +29,8 @@ ENGINES = ("local", "ray")
 @dataclasses.dataclass(frozen=True)
 class BuildOptions:
     """What ``build`` is asked for. ``split_files`` (train, valid, test; None for none) replaces ``inputs`` for
-    ``split="files"``. None for ``label``, ``min_count`` and ``name`` is the format's own."""
+    ``split="files"``; valid may be ``leave_one_out[:NEGATIVES]``. None for ``label``, ``min_count`` and ``name`` is the
+    format's own."""
 
     format: str
     output: str
@@ -69,6 +71,7 @@ class Plan:
     min_count: int
     files: tuple[tuple[str, int], ...]  # path, and the split it is for with split="files"
     tables: tuple[tuple[SideTable, str], ...] = ()
+    left_out: int | None = None  # negatives of each row that is left out of the training file for the valid split
 
     @classmethod
     def of(cls, options: BuildOptions) -> "Plan":
@@ -78,6 +81,7 @@ class Plan:
         if options.engine not in ENGINES:
             raise unknown("engine", options.engine, ENGINES)
         label = parse_rule(options.label, chosen.label.column) if options.label else chosen.label
+        left_out = None
         min_count = chosen.min_count if options.min_count is None else options.min_count
         for name in ("block_rows", "shards", "workers"):
             if getattr(options, name) < 1:
@@ -89,7 +93,10 @@ class Plan:
         if options.split == "files":
             if options.inputs or options.split_files[0] is None:
                 raise DataError("--split=files takes --train=FILE (and --valid=FILE, --test=FILE) instead of --input")
-            files = tuple((path, number) for number, path in enumerate(options.split_files) if path is not None)
+            train, valid, test = options.split_files
+            left_out = parse_left_out(valid)
+            paths = (train, valid if left_out is None else train, test)
+            files = tuple((path, number) for number, path in enumerate(paths) if path is not None)
         else:
             if not options.inputs or any(options.split_files):
                 raise DataError("needs --input=FILE; --train, --valid and --test go with --split=files")
@@ -106,13 +113,14 @@ class Plan:
         for name, _ in options.tables:
             if name not in known:
                 raise unknown(f"side table of {chosen.name}", name, known)
-        plan = cls(
-            options, chosen, label, min_count, files, tuple((known[name], path) for name, path in options.tables)
-        )
+        tables = tuple((known[name], path) for name, path in options.tables)
+        plan = cls(options, chosen, label, min_count, files, tables, left_out)
         if options.split in splitting.NEEDS_USERS and plan.field_of("user") is None:
             raise DataError(f"--split={options.split} needs a user field, which {chosen.name} rows do not have")
         if options.negatives:
             plan.check_negatives()
+        if left_out is not None:
+            plan.check_implicit(f"--valid={RULE}")
         return plan
 
     @property
@@ -133,23 +141,41 @@ class Plan:
         """The first field with ``role``."""
         return next((field for field in self.fields if field.role == role), None)
 
-    def with_negatives(self, rows: Rows) -> Rows:
-        """``rows`` of a file, and, if they are asked for, sampled negatives."""
-        user, item = self.field_of("user"), self.field_of("item")
-        if not self.options.negatives or user is None or item is None:
+    def own_rows(self, rows: Rows, split: int) -> Rows:
+        """Of ``rows`` of a file those that are for ``split``, and, if they are asked for, sampled negatives."""
+        user, items, seed = self.field_of("user"), self._item_columns(), self.options.seed
+        if user is None or not items:
             return rows
-        return SampledNegatives(rows, user.columns[0], item.columns[0], self.options.negatives, self.options.seed)
+        if self.left_out is not None and split == 0:
+            rows = Remaining(rows, user.columns[0], items, seed)
+        if self.left_out is not None and split == 1:
+            test = self.options.split_files[2]
+            others = None if test is None else open_rows(self.format.layout, test, label=self.label)
+            rows = LeftOut(rows, user.columns[0], items, seed, self.left_out, others)
+        if self.options.negatives:
+            rows = SampledNegatives(rows, user.columns[0], items, self.options.negatives, seed)
+        return rows
+
+    def _item_columns(self) -> tuple[str, ...]:
+        """The columns that say which item a row has, its own first."""
+        item = self.field_of("item")
+        sides = [field for field in self.fields if field.role == "item_side"]
+        return tuple(dict.fromkeys(name for field in (item, *sides) for name in field.columns)) if item else ()
 
     def check_negatives(self) -> None:
         """Raises ``DataError`` unless negatives can be sampled."""
         given = f"--negatives={self.options.negatives}"
         if self.options.negatives < 0:
             raise DataError(f"{given}: must not be negative")
+        self.check_implicit(given)
+        if self.options.split == "leave_one_out":
+            raise DataError(f"{given} does not go with --split=leave_one_out, which would leave negatives out")
+
+    def check_implicit(self, given: str) -> None:
+        """Raises ``DataError``, of the flag ``given``, unless all rows are positives, each of a user and an item."""
         if self.label.rule != "implicit":
             raise DataError(f"{given} goes with rows that are all positive (--label=implicit); these have the label "
                             f"rule {format_rule(self.label)}")  # fmt: skip
-        if self.options.split == "leave_one_out":
-            raise DataError(f"{given} does not go with --split=leave_one_out, which would leave negatives out")
         for role in ("user", "item"):
             if self.field_of(role) is None:
                 raise DataError(f"{given} needs a field with the role {role!r}, which {self.format.name} does not have")
@@ -169,6 +195,7 @@ class Plan:
             "tables": [[table.name, path, *sum_file(path)] for table, path in self.tables],
             "rows": options.rows,
             "negatives": options.negatives,
+            "left_out": self.left_out,
             "split": options.split,
             "fractions": list(options.fractions),
             "seed": options.seed,

@@ -83,7 +83,7 @@ def read_rows(plan: Plan, scratch: pathlib.Path, quarantine: TextIO) -> RawRows:
     for path, split in plan.files:
         opened = open_rows(plan.format.layout, path, label=plan.label, chunk_bytes=plan.options.chunk_bytes)
         first = None if left is None else FirstRows(opened, path, left)
-        reader = plan.with_negatives(first or opened)
+        reader = plan.own_rows(first or opened, split)
         found.has_times &= reader.has_times
         if plan.options.split in splitting.NEEDS_TIMES and not reader.has_times:
             raise DataError(f"{path} has no timestamp column, which --split={plan.options.split} needs")

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from data_tools.coding import columns_of
 from data_tools.counting import NumberCounter, TokenCounter, count_tokens
 from data_tools.formats.base import FieldSpec
 from data_tools.numeric import parse_integer
@@ -105,7 +104,7 @@ class DistinctSummary:
     SKETCH = 4096
 
     def __init__(self, fields: Sequence[FieldSpec | Field]):
-        self._fields = [field for field in fields if len(columns_of(field)) == 1]
+        self._fields = [field for field in fields if len(field.columns) == 1]
         self._smallest = {field.name: np.zeros(0, np.uint64) for field in self._fields}
 
     def look(self, cells_of: CellsOf) -> list[np.ndarray]:

@@ -38,6 +38,12 @@ class DataConfig:
         above=0,
         max=1,
     )
+    negatives: int = _key(
+        0,
+        "negatives with each training row, drawn anew every epoch: the row with the label 0 and another item, one that "
+        "the user has no training row of",
+        min=0,
+    )
     shuffle: str = _choice(
         "exact",
         *("exact", "window"),

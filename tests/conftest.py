@@ -42,8 +42,13 @@ def make_schema(sizes=(40, 30, 9), roles=("user", "item", None), rule="binary", 
     return Schema(name, fields, Label("label", rule))
 
 
-def write_data_set(directory: pathlib.Path, schema: Schema, rows=(900, 150, 150), seed=0, shards=1) -> pathlib.Path:
-    """A finished data set of random rows whose label depends on the ids; ``rows`` for train, valid, test."""
+def write_data_set(
+    directory: pathlib.Path, schema: Schema, rows=(900, 150, 150), seed=0, shards=1, positive=False
+) -> pathlib.Path:
+    """A finished data set of random rows whose label depends on the ids; ``rows`` for train, valid, test.
+
+    ``positive``: those for training have the label 1, and are of no unseen user or item.
+    """
     rng = np.random.default_rng(seed)
     layout = RecordLayout.for_schema(schema)
     weights = rng.normal(0, 2, schema.num_rows)
@@ -53,10 +58,14 @@ def write_data_set(directory: pathlib.Path, schema: Schema, rows=(900, 150, 150)
         ids = np.stack([rng.integers(0, f.rows, n) + f.offset for f in schema.fields for _ in range(f.slots)], 1)
         if schema.has_values:
             ids[rng.random(ids.shape) < 0.1] = EMPTY
+        if positive and split == "train":
+            ids = np.maximum(ids, schema.slot_offsets + 1)
         score = np.where(ids == EMPTY, 0, weights[ids]).sum(1)
         labels = (rng.random(n) < 1 / (1 + np.exp(-score))).astype(np.float32)
         if schema.label.rule == "value":
             labels = score.astype(np.float32)
+        if positive and split == "train":
+            labels[:] = 1
         values = rng.normal(1, 0.3, ids.shape).astype(np.float32) if schema.has_values else None
         sample_weights = rng.random(n).astype(np.float32) + 0.5 if schema.has_weights else None
         groups = rng.integers(0, 1 + n // 5, n) if schema.has_groups else None

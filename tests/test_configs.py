@@ -1,5 +1,6 @@
 """Every file in configs/ says how to run it and what to expect, loads, and trains two steps."""
 
+import dataclasses
 import pathlib
 
 import pytest
@@ -9,10 +10,6 @@ from dist_fm.flags import load_config, parse_flags
 from dist_fm.training.session import train
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.toml"))
-
-
-def data_set(folder):
-    return write_data_set(folder / "data", make_schema((40, 30), ("user", "item")), rows=(300, 50, 50))
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
@@ -26,9 +23,13 @@ def test_a_config_loads_and_says_how_to_run_it_and_what_to_expect(file):
 
 
 @pytest.mark.parametrize(
-    "file", [pytest.param(f, id=f.stem, marks=[] if f.stem.startswith("ml-1m") else pytest.mark.slow) for f in CONFIGS]
+    "file", [pytest.param(f, id=f.stem, marks=[] if f.stem == "ml-1m_neumf" else pytest.mark.slow) for f in CONFIGS]
 )
 def test_a_config_trains_two_steps(file, tmp_path):
-    flags = (f"--output_dir={tmp_path}/run", "--batch_size=64", "--steps=2", "--devices=1", "--quiet")
-    result = train(load_config(str(file), parse_flags((f"--data={data_set(tmp_path)}", *flags))[0]))
+    positive = load_config(str(file), {}).data.negatives > 0
+    schema = make_schema((40, 30), ("user", "item"), "implicit" if positive else "binary")
+    schema = dataclasses.replace(schema, has_groups=positive)
+    data = write_data_set(tmp_path / "data", schema, rows=(300, 50, 50), positive=positive)
+    flags = (f"--data={data}", f"--output_dir={tmp_path}/run", "--batch_size=64", "--steps=2", "--devices=1", "--quiet")
+    result = train(load_config(str(file), parse_flags(flags)[0]))
     assert result["steps"] == 2 and 0 < result["test"]["logloss"] < 2

@@ -160,7 +160,7 @@ def test_negatives_do_not_depend_on_how_the_file_is_read(tmp_path):
     found = []
     for chunk_bytes in (20, 1000, 10**6):
         reader = open_rows(NCF.layout, tmp_path / "pairs", label=NCF.label, chunk_bytes=chunk_bytes)
-        chunks = list(SampledNegatives(reader, "user", "item", 3, seed=5))
+        chunks = list(SampledNegatives(reader, "user", ("item",), 3, seed=5))
         assert [chunk.first_row for chunk in chunks] == [0, *np.cumsum([chunk.num_rows for chunk in chunks])[:-1]]
         found.append([np.concatenate([chunk.columns["item"] for chunk in chunks]).tolist(),
                       np.concatenate([chunk.labels for chunk in chunks]).tolist()])  # fmt: skip

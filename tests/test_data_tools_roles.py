@@ -282,6 +282,7 @@ def test_a_label_that_never_changes_is_named(tmp_path, capsys):
     assert main([*arguments, f"--output={tmp_path}/b", "--label=above:4"]) == 0
     assert "warning: every training row has the label 0\n" in capsys.readouterr().out
     assert main([*arguments, f"--output={tmp_path}/c", "--label=implicit"]) == 0
-    assert "warning: every training row has the label 1; --negatives=N samples others\n" in capsys.readouterr().out
+    hint = "--negatives=N samples others, or training does by --data.negatives=N"
+    assert f"warning: every training row has the label 1; {hint}\n" in capsys.readouterr().out
     assert main([*arguments, f"--output={tmp_path}/d", "--label=value"]) == 0
     assert "warning: every" not in capsys.readouterr().out

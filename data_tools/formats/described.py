@@ -86,7 +86,7 @@ def _check_names_and_roles(specs: Sequence[FieldSpec], where: str) -> None:
             raise DataError(f"{where}: there are two fields called {name!r}")
     for role in ROLES:
         found = [spec.name for spec in specs if spec.role == role]
-        if len(found) > 1:
+        if len(found) > 1 and role != "item_side":
             raise DataError(f"{where}: fields {found[0]!r} and {found[1]!r} both have the role {role!r}")
 
 

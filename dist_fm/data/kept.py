@@ -44,6 +44,3 @@ class KeptRows:
     def gather(self, indices: np.ndarray) -> np.ndarray:
         """The rows at ``indices``, copied: int32 [N, words]."""
         return self._store.gather(self._kept[indices])
-
-
-TrainRows = BlockStore | KeptRows

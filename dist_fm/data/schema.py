@@ -20,7 +20,7 @@ FORMAT_VERSION = 1
 BUILDING = ".building"  # ends the name of a directory that is being built
 EMPTY = -1  # the row id of a slot that holds nothing; it adds zero to its field
 KINDS = ("categorical", "binned", "numeric", "sequence")
-ROLES = ("user", "item", "timestamp", "group")
+ROLES = ("user", "item", "item_side", "timestamp", "group")  # item_side: an attribute of the item
 
 
 class SchemaError(ValueError):
@@ -57,6 +57,11 @@ class Field:
             raise SchemaError(f"field {self.name!r}: rows and slots must be positive, offset not negative")
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns that it is made of: one, or those of a cross."""
+        return tuple(self.transform.get("cross") or [self.transform.get("column", self.name)])
+
+    @property
     def is_pooled(self) -> bool:
         """Whether its slots are summed up to one input of a model."""
         return self.transform.get("pool") != "none"
@@ -86,7 +91,8 @@ class Schema:
 
     ``source`` tells the raw format the fields were read from, so that prediction can read such rows again.
     ``counts`` is per split ``{"rows", "positives", "blocks"}``, and outside the fingerprint. With ``has_weights`` each
-    record has a weight, with ``has_groups`` a group: rows of the same number belong together, in all splits.
+    record has a weight, with ``has_groups`` a group: rows of the same number belong together, in all splits. Where
+    ``valid_is_test``, the valid split is a copy of test, on which the best epoch is then chosen.
     """
 
     name: str
@@ -97,6 +103,7 @@ class Schema:
     has_groups: bool = False
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    valid_is_test: bool = False
     version: int = FORMAT_VERSION
 
     def __post_init__(self):

@@ -10,9 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from dist_fm.data.kept import TrainRows
 from dist_fm.data.streams import SHUFFLE, generator
-from dist_fm.data.windows import Reader, Windows
+from dist_fm.data.windows import Reader, RowStore, Windows
 
 Parts = list[tuple[int, np.ndarray]]
 _ROWS_TOGETHER = 1 << 14
@@ -27,7 +26,7 @@ class Shuffle(Protocol):
 class ExactShuffle:
     """Every epoch a permutation of all rows, each as likely as any other."""
 
-    def __init__(self, store: TrainRows, batch_size: int, places: slice, seed: int):
+    def __init__(self, store: RowStore, batch_size: int, places: slice, seed: int):
         self._store, self._batch_size, self._places, self._seed = store, batch_size, places, seed
         self._permutation = functools.lru_cache(maxsize=2)(self._draw)  # two, as threads may be an epoch apart
         self._lock = threading.Lock()
@@ -53,7 +52,7 @@ class WindowShuffle:
     many that they fill its places in every batch of the epoch but the last. None of this depends on the hosts.
     """
 
-    def __init__(self, store: TrainRows, batch_size: int, places: slice, seed: int, windows: Windows):
+    def __init__(self, store: RowStore, batch_size: int, places: slice, seed: int, windows: Windows):
         self._store, self._count = store, places.stop - places.start
         self.readers: list[Reader] = []
         # Of each reader: how many places it has in a batch, and of them are before this host's; the first and the

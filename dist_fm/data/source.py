@@ -10,13 +10,13 @@ import math
 
 import numpy as np
 
-from dist_fm.data.kept import TrainRows
+from dist_fm.data.negatives import Draws, WithNegatives
 from dist_fm.data.records import HostBatch, RecordLayout
 from dist_fm.data.schema import EMPTY, Schema
 from dist_fm.data.shuffle import ExactShuffle, Parts, Shuffle, WindowShuffle
 from dist_fm.data.store import BlockStore
 from dist_fm.data.streams import UNSEEN, generator
-from dist_fm.data.windows import Windows
+from dist_fm.data.windows import RowStore, Windows
 
 _STEPS_A_DRAW = 8  # as a draw for one step of 2,048 rows would cost more than reading them
 
@@ -73,11 +73,12 @@ class TrainSource(BatchSource):
 
     The last batch of an epoch is short (masked), never dropped. ``unseen_rate`` of the categorical ids are replaced by
     their field's unseen row, so that it learns what to say of values it will not know: a pure function of (seed, step).
+    Of a store ``WithNegatives`` the rows are all samples, and the negatives' items a pure function of (seed, step) too.
     """
 
     def __init__(
         self,
-        store: TrainRows,
+        store: RowStore,
         schema: Schema,
         batch_size: int,
         *,
@@ -98,6 +99,9 @@ class TrainSource(BatchSource):
             raise ValueError(f"{windows.readers} readers cannot be shared evenly by {self.hosts} hosts")
         else:
             self.shuffle = WindowShuffle(store, batch_size, self._places, seed, windows)
+        self._negatives = None
+        if isinstance(store, WithNegatives):
+            self._negatives = Draws(store, seed, batch_size, self._places)
         kinds = np.array([field.kind for field in schema.fields])[schema.slot_fields]
         self._unseen = functools.lru_cache(maxsize=2)(self._draw_unseen)  # two, as threads may be a draw apart
         self._may_be_unseen = kinds != "numeric"
@@ -108,6 +112,8 @@ class TrainSource(BatchSource):
 
     def __getitem__(self, step: int) -> HostBatch:
         words, mask = self.join(self.shuffle.read(*divmod(step, self.steps_per_epoch)))
+        if self._negatives is not None:
+            self._negatives.fill(words, mask, step)
         if self.unseen_rate:
             self._forget(words, step)
         return self.batch(words, mask)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SHUFFLE, UNSEEN, BLOCKS, WINDOW, KEPT = 1, 2, 3, 4, 5
+SHUFFLE, UNSEEN, BLOCKS, WINDOW, KEPT, NEGATIVES = 1, 2, 3, 4, 5, 6
 
 
 def shuffled(rows: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -5,13 +5,23 @@ So blocks are read from disk whole, and once an epoch, also where the data are f
 
 import bisect
 import threading
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from dist_fm.data.kept import TrainRows
 from dist_fm.data.streams import BLOCKS, WINDOW, generator, shuffled
+
+
+class RowStore(Protocol):
+    """What is shuffled: rows in blocks, which lie together on disk; block i has those from ``block_starts[i]`` on."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def block_starts(self) -> np.ndarray: ...
+    def gather(self, indices: np.ndarray) -> np.ndarray: ...
+    def will_need(self, blocks: Iterable[int]) -> None: ...
 
 
 class Windows(NamedTuple):
@@ -46,7 +56,7 @@ class Reader:
     that are some batches behind may want it, the one before.
     """
 
-    def __init__(self, store: TrainRows, rows: range, seed: int, number: int, windows: Windows):
+    def __init__(self, store: RowStore, rows: range, seed: int, number: int, windows: Windows):
         self._store, self._rows, self._seed, self._number, self._windows = store, rows, seed, number, windows
         self._starts = store.block_starts
         self._lock = threading.Lock()

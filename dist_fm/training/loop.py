@@ -15,10 +15,9 @@ import numpy as np
 
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import Config
-from dist_fm.data.kept import TrainRows
 from dist_fm.data.source import TrainSource
 from dist_fm.data.store import BlockStore
-from dist_fm.data.windows import Windows
+from dist_fm.data.windows import RowStore, Windows
 from dist_fm.errors import Preempted, UserError
 from dist_fm.parallel.watchdog import alive
 from dist_fm.training.evaluation import evaluate
@@ -39,7 +38,7 @@ class Loop:
         engine: Engine,
         state: TrainState,
         progress: Progress,
-        train: TrainRows,
+        train: RowStore,
         valid: BlockStore | None,
         checkpoints: Checkpoints,
         hooks: list[Hook],
@@ -173,6 +172,6 @@ class Loop:
 
 
 def total_steps(config: Config, rows: int) -> int:
-    """Steps of the whole run: ``epochs`` over ``rows`` rows, cut at ``steps`` unless that is 0."""
+    """Steps of the whole run: ``epochs`` over ``rows`` rows, negatives included, cut at ``steps`` unless that is 0."""
     steps = math.ceil(rows / config.train.batch_size) * config.train.epochs
     return min(steps, config.train.steps) if config.train.steps else steps

@@ -7,14 +7,14 @@ import jax
 
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import GROUP_METRICS, Config
-from dist_fm.data.kept import KeptRows, TrainRows
 from dist_fm.data.schema import Schema, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.data.store import BlockStore
+from dist_fm.data.windows import RowStore
 from dist_fm.errors import UserError
 from dist_fm.parallel.hosts import first_decides, must_be_alike, say
 from dist_fm.parallel.mesh import describe
-from dist_fm.parallel.watchdog import Watchdog, alive
+from dist_fm.parallel.watchdog import Watchdog
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import evaluate
 from dist_fm.training.hooks import make_hooks
@@ -23,6 +23,7 @@ from dist_fm.training.opening import hosts_of, open_mesh, settle_update
 from dist_fm.training.progress import Progress
 from dist_fm.training.requests import Requests
 from dist_fm.training.resume import check_same_run
+from dist_fm.training.rows import describe_rows, training_rows
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
 from dist_fm.training.warm_start import warm_start
@@ -51,7 +52,7 @@ def _train(config: Config, requests: Requests) -> Result:
     mesh = open_mesh(config.run)
     say(f"devices: {describe(mesh)}")
     _check_hosts(config, schema, stores)
-    rows = _training_rows(config, stores["train"])
+    rows = training_rows(config, schema, stores["train"])
     config = settle_update(config, run, schema)
     steps = total_steps(config, rows.rows)
     begin = first_decides(lambda: {"goes_on": _goes_on(config, run, schema), "result": _finished(run, steps)})
@@ -60,7 +61,9 @@ def _train(config: Config, requests: Requests) -> Result:
         return begin["result"]
 
     engine = Engine(config, schema, mesh)
-    say(describe_run(config, schema, engine, rows.rows, run))
+    say(describe_run(config, schema, engine, rows, run))
+    if schema.valid_is_test:
+        say("note: the valid split is the test split itself: the best epoch is chosen on test")
     first_decides(lambda: run.create(config, data))  # nothing was written before everything had been checked
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
@@ -93,19 +96,6 @@ def _check_hosts(config: Config, schema: Schema, stores: dict[str, BlockStore]) 
     about |= {key: getattr(config.run, key) for key in together} | {"schema": schema.fingerprint}
     about["the data set's name"] = pathlib.Path(config.data.path).resolve().name  # which names the run's directory
     must_be_alike(about | {f"rows of the {split} split": store.rows for split, store in stores.items()})
-
-
-def _training_rows(config: Config, store: BlockStore) -> TrainRows:
-    """The rows to train on: all of ``store``, or all positives and ``data.negative_rate`` of the negatives."""
-    rate = config.data.negative_rate
-    if rate == 1:
-        return store
-    kept = KeptRows.draw(store, rate, config.train.seed, tick=alive)
-    must_be_alike({"rows kept of the train split": kept.rows})
-    if not kept.rows:
-        raise UserError(f"--data.negative_rate={rate:g}: nothing is kept of the training split's {store.rows:,} rows")
-    say(f"kept: {kept.rows:,} of {store.rows:,} training rows, all positives and {rate:.3g} of the negatives")
-    return kept
 
 
 def _finished(run: RunDir, steps: int) -> Result | None:
@@ -159,10 +149,11 @@ def _check_data(config: Config, schema: Schema) -> None:
         )
 
 
-def describe_run(config: Config, schema: Schema, engine: Engine, rows: int, run: RunDir) -> str:
+def describe_run(config: Config, schema: Schema, engine: Engine, rows: RowStore, run: RunDir) -> str:
     """A few lines on what is about to be trained, and, with several hosts, on who reads what."""
     return _describe_hosts(config, engine) + (
-        f"data: {schema.name}, {rows:,} training rows, {schema.num_fields} fields, {schema.num_rows:,} table rows\n"
+        f"data: {schema.name}, {rows.rows:,} training rows, {schema.num_fields} fields, {schema.num_rows:,} table "
+        f"rows\n{describe_rows(config, rows)}"
         f"model: {config.model_name}, {engine.parameters():,} parameters; tables: {config.tables.update}, "
         f"{engine.lookup.placement}\n"
         f"run: {run.path}"
@@ -203,6 +194,7 @@ def _result(
         "best_step": progress.best_step,
         "best_epoch": progress.best_epoch,
         "valid": valid,
+        "valid_is_test": engine.schema.valid_is_test,
         "test": evaluate(engine, best, stores["test"], requests),
         "train_samples_per_s": round(rate),
         "train_seconds": round(progress.seconds, 3),
