@@ -42,7 +42,9 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--output={path}: it exists and is not empty; give a new directory")
     theirs, state = read_state(flags["state"])
     schema = make_schema(theirs)
-    config = Config(theirs["model"], torchfm.config_from_torchfm(theirs), data=DataConfig(unseen_rate=0.0))
+    config = Config(
+        torchfm.model_from_torchfm(theirs), torchfm.config_from_torchfm(theirs), data=DataConfig(unseen_rate=0.0)
+    )
     engine = Engine(config, schema, make_mesh(start_devices(1, "cpu")))
     weights = load_weights(engine, theirs, state)
 

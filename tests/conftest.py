@@ -93,11 +93,24 @@ def small_data(tmp_path_factory) -> pathlib.Path:
     return write_data_set(tmp_path_factory.mktemp("data") / "small", make_schema())
 
 
+# Settings of models whose own sizes are large, or, FiBiNET's with few fields, so small that no two gates are open.
+SMALL = {
+    "fibinet": {"reduction_ratio": 1},
+    "autoint": {"attention_dim": 8, "attention_layers": 1, "mlp_dims": (16, 16)},
+    "afn": {"log_neurons": 6, "mlp_dims": (16, 16)},
+}
+
+
 def make_config(model="deepfm", data="", sections=None, **train):
-    """A configuration for tests: small batches, no randomly unseen ids, ``train`` keys by name."""
+    """A configuration for tests: small networks, no randomly unseen ids, ``train`` keys by name."""
     from dist_fm.config import build_config
 
-    values = {"model": {"name": model}, "data": {"path": str(data), "unseen_rate": 0.0}, "train": dict(train)}
+    small = {key: list(value) if isinstance(value, tuple) else value for key, value in SMALL.get(model, {}).items()}
+    values = {
+        "model": {"name": model, **small},
+        "data": {"path": str(data), "unseen_rate": 0.0},
+        "train": dict(train),
+    }
     for section, keys in (sections or {}).items():
         values.setdefault(section, {}).update(keys)
     return build_config(values, "a test")

@@ -162,7 +162,9 @@ def test_models_and_network_follow_the_peer(monkeypatch):
         monkeypatch.setattr(sys, "argv", ["step", *flags])
         return step.parse()
 
-    assert len(parse().models) == 10 and len(parse("--shape=movielens").models) == 11
+    assert len(parse().models) == 18 and len(parse("--shape=movielens").models) == 19
+    torchfm = parse("--peer=torchfm", "--peer_python=p").models
+    assert len(torchfm) == 14 and not {"dcnv2", "fibinet", "onn", "hofm"} & set(torchfm)
     assert (parse().network, parse("--models=wd").models) == ("full", ["wide_deep"])
     peer = parse("--peer=torch-sparse", "--peer_python=p")
     assert (peer.models, peer.network) == (["deepfm"], "plain")

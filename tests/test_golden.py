@@ -17,16 +17,21 @@ from dist_fm.models.torchfm import (
     columns_from_torchfm,
     config_from_torchfm,
     load_network,
+    model_from_torchfm,
     network_from_torchfm,
     roles_from_torchfm,
 )
 
-# Gradients that are truly zero (biases that feed a BatchNorm, AFM's projection bias) hold rounding noise alone, up
-# to 2e-8 in torchfm's: less than ZERO there must be less than ZERO_ATOL here.
+# Gradients that are truly zero (biases that feed a BatchNorm; AFM's projection bias and AutoInt's of keys, before a
+# softmax) hold rounding noise alone, up to 2e-8 in torchfm's: less than ZERO there must be less than ZERO_ATOL here.
+# Before a BatchNorm they are known by their place: there torchfm's noise is up to 8e-8 (pnn_inner).
 ZERO, ZERO_ATOL = 3e-8, 2e-7
 
 GOLDEN = SHARED / "golden" / "torchfm"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs ../shared/golden, which is not in the repository")
+
+NO_GOLDEN = {"dcnv2", "fibinet", "onn", "hofm"}  # not in torchfm 0.7.0; tests/test_model_loops.py has them
+FILES = [*(name for name in MODELS if name not in {*NO_GOLDEN, "pnn"}), "pnn_inner", "pnn_outer"]
 
 
 class FullBatch:
@@ -41,8 +46,12 @@ def logit(probability):
     return np.log(probability) - np.log1p(-probability)
 
 
+def test_every_model_has_a_golden_file_or_is_known_to_have_none():
+    assert {model_from_torchfm({"model": name}) for name in FILES} == set(MODELS) - NO_GOLDEN
+
+
 @needs_golden
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", FILES)
 def test_torchfm_parity(name):
     golden = np.load(GOLDEN / f"{name}.npz")
     theirs = json.loads(bytes(golden["config"]))
@@ -53,7 +62,7 @@ def test_torchfm_parity(name):
     roles = roles_from_torchfm(theirs)
     field_dims = theirs["field_dims"]
     schema = make_schema(field_dims, [roles.get(i) for i in range(len(field_dims))])
-    model = get_model(name)(config_from_torchfm(theirs), schema, rngs=nnx.Rngs(0))
+    model = get_model(model_from_torchfm(theirs))(config_from_torchfm(theirs), schema, rngs=nnx.Rngs(0))
     load_network(model, network_from_torchfm(theirs, state))
     graph, network, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     columns = {key: jnp.asarray(value) for key, value in columns_from_torchfm(theirs, state).items()}
@@ -103,7 +112,9 @@ def check_gradients(ours, network, columns):
     for mine, theirs in ((ours_network, network), (ours["columns"], columns)):
         for path, expected in theirs.items():
             size = np.abs(expected).max()
-            atol = ZERO_ATOL if size < ZERO else 1e-5 * max(size, 0.01 * largest)
+            feeds_batch_norm = path[:2] == ("mlp", "hidden") and path[-1] == "bias"
+            assert size < ZERO_ATOL or not feeds_batch_norm
+            atol = ZERO_ATOL if size < ZERO or feeds_batch_norm else 1e-5 * max(size, 0.01 * largest)
             np.testing.assert_allclose(mine[path][...], expected, rtol=0, atol=atol, err_msg=str(path))
 
 

@@ -10,14 +10,31 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dist_fm.errors import UserError
+from dist_fm.layers.anova import anova_kernels
 from dist_fm.layers.attention import PairAttention
 from dist_fm.layers.batch_norm import BatchNorm
 from dist_fm.layers.cin import CIN
 from dist_fm.layers.dense import FirstOrder, bias_init, weight_init
 from dist_fm.layers.dropout import dropout, keep_mask
-from dist_fm.layers.field_aware import field_aware_pair_sum, field_aware_products, partner_vectors
-from dist_fm.layers.fm import bi_interaction, pair_order, pair_products, pair_sum
+from dist_fm.layers.field_aware import (
+    field_aware_inner_products,
+    field_aware_pair_sum,
+    field_aware_products,
+    own_vectors,
+    partner_vectors,
+)
+from dist_fm.layers.fm import (
+    bi_interaction,
+    pair_firsts,
+    pair_order,
+    pair_products,
+    pair_seconds,
+    pair_sum,
+    pairs_by_distance,
+)
+from dist_fm.layers.log_neurons import LogNeurons
 from dist_fm.layers.mlp import MLP
+from dist_fm.layers.self_attention import SelfAttention
 
 FIELDS, FACTORS = 4, 3
 PAIRS = list(itertools.combinations(range(FIELDS), 2))
@@ -90,6 +107,73 @@ def test_field_aware_pairs(batch):
     x = partner_vectors(rows)
     check(jax.jit(field_aware_products)(x), loop)
     check(jax.jit(field_aware_pair_sum)(x), loop.sum(axis=(1, 2)))
+    check(jax.jit(field_aware_inner_products)(x), loop.sum(axis=2))
+    check(jax.jit(own_vectors)(x), [[vector(b, i, i) for i in range(FIELDS)] for b in range(batch)])
+
+
+@batches
+@pytest.mark.parametrize("fields", [2, 3, 5])
+def test_pairs_by_distance(batch, fields):
+    x = draw(batch, fields, FACTORS)
+    pairs = list(zip(*pairs_by_distance(fields), strict=True))
+    assert sorted(pairs) == list(itertools.combinations(range(fields), 2))
+    check(pair_firsts(x, fields), np.array([[x[b, i] for i, _ in pairs] for b in range(batch)]))
+    check(pair_firsts(x[:, :-1], fields), pair_firsts(x, fields))
+    check(pair_seconds(x), np.array([[x[b, j] for _, j in pairs] for b in range(batch)]))
+
+
+@pytest.mark.parametrize("fields, order", [(1, 2), (2, 3), (3, 2), (5, 7), (6, 4), (7, 7)])
+def test_anova_kernels_are_sums_over_sets_of_fields(fields, order):
+    x = draw(3, fields, FACTORS)
+    ours = jax.jit(anova_kernels, static_argnums=1)(x, order)
+    assert len(ours) == order
+    for t, kernel in enumerate(ours, 1):
+        zero = np.zeros((3, FACTORS))
+        loop = sum((np.prod(x[:, list(some)], axis=1) for some in itertools.combinations(range(fields), t)), zero)
+        check(kernel, loop)
+
+
+@batches
+def test_self_attention_leaves_out_what_dropout_takes(batch):
+    settings = {"num_heads": 2, "scale": True, "dropout": 0.25, "use_bias": True, "layer_init": "torch"}
+    layer = randomized(SelfAttention(FIELDS, FACTORS, 4, **settings, rngs=nnx.Rngs(0)))
+    x = draw(batch, FIELDS, FACTORS)
+    keep = layer.keep_mask(batch, train=True, rngs=nnx.Rngs(dropout=1))
+    assert keep.shape == (batch, 2, FIELDS, FIELDS) and not keep.all()
+    query, key, value = (x @ part.kernel[...] + part.bias[...] for part in (layer.query, layer.key, layer.value))
+    loop = np.zeros((batch, FIELDS, 4))
+    for b, head, m in itertools.product(range(batch), range(2), range(FIELDS)):
+        own = slice(2 * head, 2 * head + 2)
+        weights = np.exp([query[b, m, own] @ key[b, k, own] / np.sqrt(2) for k in range(FIELDS)])
+        for k in range(FIELDS):
+            loop[b, m, own] += keep[b, head, m, k] / 0.75 * weights[k] / weights.sum() * value[b, k, own]
+    check(jax.jit(lambda x: layer(x, keep))(x), loop)
+
+
+def test_log_neurons_normalise_by_field_and_by_neuron_over_real_samples_and_factors():
+    layer = randomized(LogNeurons(FIELDS, 2, floor=0.3, layer_init="torch", rngs=nnx.Rngs(0)))
+    x, mask = draw(5, FIELDS, FACTORS), np.array([1, 0, 1, 1, 0.0])
+    powers, norms = np.asarray(layer.powers.kernel[...]), (layer.log_norm, layer.exp_norm)
+    scale, bias = ([np.asarray(getattr(norm, name)[...]) for norm in norms] for name in ("scale", "bias"))
+    old = [np.asarray(norm.var[...]) for norm in norms]
+
+    def normalise(y, which):
+        """Each of the last axis by mean and variance of the real samples' numbers."""
+        out = np.empty_like(y)
+        for h in range(y.shape[-1]):
+            real = np.concatenate([y[b, :, h] for b in range(5) if mask[b]])
+            out[..., h] = (y[..., h] - real.mean()) / np.sqrt(real.var() + 1e-5) * scale[which][h] + bias[which][h]
+        return out
+
+    logs = np.array(
+        [[[np.log(max(abs(x[b, f, k]), 0.3)) for f in range(FIELDS)] for k in range(FACTORS)] for b in range(5)]
+    )
+    neurons = np.exp(normalise(logs, 0) @ powers)
+    ours = layer(layer.logs(jnp.asarray(x)), jnp.asarray(mask), train=True)
+    check(ours, normalise(neurons, 1).reshape(5, -1))
+    for norm, before, y in zip(norms, old, (logs, neurons), strict=True):
+        real = y[mask == 1].reshape(-1, y.shape[-1])
+        check(norm.var[...], 0.9 * before + 0.1 * real.var(axis=0, ddof=1))
 
 
 @batches

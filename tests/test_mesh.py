@@ -27,7 +27,7 @@ def losses(model, devices, start):
     return found
 
 
-# In float64 and sharded, every model is in the fast tests: tests/test_same_answer.py.
+# In float64 and sharded, most models are in the fast tests: tests/test_same_answer.py.
 ON_4 = {"deepfm", "nfm", "afm"}
 CASES = [
     pytest.param(m, n, marks=[] if (n, m in ON_4) == (4, True) else pytest.mark.slow) for m in MODELS for n in (4, 2)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import make_schema
+from conftest import SMALL, make_schema
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dist_fm.data.schema import SchemaError
+from dist_fm.errors import UserError
 from dist_fm.models import ALIASES, MODELS, ModelConfig, get_model
 from dist_fm.models.base import GivenRows
 from dist_fm.tables.spec import RowLayout
@@ -21,6 +22,7 @@ from dist_fm.tables.spec import RowLayout
 SCHEMA = make_schema((11, 7, 5, 3), ("user", "item", None, None))
 B, F = 20, SCHEMA.num_fields
 
+IN_LAYERS = {"variant": "paper", "attention_layers": 2}
 VARIANTS = {
     "afm published": ("afm", {"projection_bias": False, "attention_dropout": 0.0}),
     "fnn first-order": ("fnn", {"first_order": True, "batch_norm": False, "activation": "tanh"}),
@@ -29,9 +31,33 @@ VARIANTS = {
     "ncf mlp": ("ncf", {"variant": "mlp", "mlp_embed_dim": 3}),
     "nfm without BatchNorm": ("nfm", {"batch_norm": False}),
     "xdeepfm split, linear": ("xdeepfm", {"split_half": True, "cin_activation": "linear"}),
+    "dcn cross alone": ("dcn", {"mlp_dims": ()}),
+    "dcnv2 low rank, stacked": ("dcnv2", {"low_rank": 4, "structure": "stacked"}),
+    "dcnv2 experts": ("dcnv2", {"low_rank": 4, "num_experts": 3}),
+    "autoint paper": ("autoint", {**IN_LAYERS, "layer_norm": True, "attention_dropout": 0.2, "linear": False}),
+    "autoint paper alone": ("autoint", {**IN_LAYERS, "scale": False, "residual": "identity", "mlp_dims": ()}),
+    "pnn both": ("pnn", {"product": "both"}),
+    "pnn outer vec": ("pnn", {"product": "outer", "kernel": "vec"}),
+    "fibinet all": ("fibinet", {"bilinear": "field_all"}),
+    "fibinet each": ("fibinet", {"bilinear": "field_each"}),
+    "afn paper": ("afn", {"variant": "paper", "dnn_dims": (8,), "dnn_dropout": 0.2, "linear": False}),
+    "hofm shared": ("hofm", {"order": 4, "reuse": True}),
 }
 CASES = {**{name: (name, {}) for name in MODELS}, **VARIANTS}
 every_model = pytest.mark.parametrize("case", CASES)
+# Compiling a training step takes seconds: the fast tests do so for two of these models' cases, and for no variant run
+# an evaluation, which tests/test_model_loops.py does.
+SLOW = {"dcn", "dcnv2", "autoint", "pnn", "fibinet", "onn", "afn", "hofm"}
+FAST = {"autoint", "afn paper"}
+
+
+def cases(is_slow):
+    marks = lambda case: pytest.mark.slow if CASES[case][0] in SLOW and is_slow(case) else ()
+    return pytest.mark.parametrize("case", [pytest.param(case, marks=marks(case)) for case in CASES])
+
+
+every_trained = cases(lambda case: case not in FAST)
+every_evaluated = cases(lambda case: case in VARIANTS)
 
 
 class Batch(NamedTuple):
@@ -42,7 +68,8 @@ class Batch(NamedTuple):
 
 def build(case, **settings):
     name, variant = CASES[case]
-    return get_model(name)(get_model(name).Config(**{**variant, **settings}), SCHEMA, rngs=nnx.Rngs(0))
+    given = {**SMALL.get(name, {}), **variant, **settings}
+    return get_model(name)(get_model(name).Config(**given), SCHEMA, rngs=nnx.Rngs(0))
 
 
 @functools.cache
@@ -90,7 +117,7 @@ def plain_step(case):
     return jax.tree.map(np.asarray, train_step(case, make_batch(split(case)[0])))
 
 
-@every_model
+@every_trained
 def test_a_batch_padded_and_split_over_devices_trains_as_the_plain_one(case):
     with jax.enable_x64(True):
         plain = plain_step(case)
@@ -103,7 +130,7 @@ def test_a_batch_padded_and_split_over_devices_trains_as_the_plain_one(case):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), plain, padded)
 
 
-@every_model
+@every_trained
 def test_every_field_and_every_kernel_gets_a_gradient(case):
     with jax.enable_x64(True):
         _, stats, network, rows = plain_step(case)
@@ -122,7 +149,7 @@ def test_every_field_and_every_kernel_gets_a_gradient(case):
             assert reads.all(), (name, reads)
 
 
-@every_model
+@every_evaluated
 def test_evaluation_is_a_function_of_the_weights_and_the_sample(case):
     model, graph, params, stats = split(case)
     batch = make_batch(model, np.float32)
@@ -174,7 +201,8 @@ def test_columns_and_their_first_values(name):
     assert "linear" not in default or not default["linear"].any()
     assert "linear" not in torchfm or abs(torchfm["linear"].std() - 1) < 0.02
     if "factors" in default:
-        bound = (6 / (SCHEMA.num_rows + get_model(name).Config().embed_dim)) ** 0.5
+        width = get_model(name).Config().embed_dim * (2 if name == "hofm" else 1)  # its orders' factors are one table
+        bound = (6 / (SCHEMA.num_rows + width)) ** 0.5
         for factors in (default["factors"], torchfm["factors"]):
             assert 0.99 * bound < np.abs(factors).max() <= bound
         assert abs(normal["factors"].std() - 0.1) < 0.002
@@ -216,12 +244,64 @@ def test_ncf_needs_a_user_and_an_item():
         get_model("ncf")(get_model("ncf").Config(), make_schema((4, 5), ("user", None)), rngs=nnx.Rngs(0))
 
 
+WIDE = {"mlp_dims": (400, 400, 400)}
+ATTENTION = {"variant": "paper", "attention_dim": 128, "num_heads": 4, "residual": "identity", "linear": False}
+LOGARITHMS = {"variant": "paper", "log_neurons": 1000, "linear": False, "mlp_dims": (400,), "batch_norm": False}
+PUBLISHED = {  # by FuxiCTR's benchmark for Frappe: ten fields, 5,389 rows, K = 10
+    "DCN": (418_591, "dcn", WIDE),
+    "CrossNet": (55_191, "dcn", {"mlp_dims": (), "cross_layers": 6}),
+    "DCNv2": (458_391, "dcnv2", {**WIDE, "cross_layers": 4}),
+    "CrossNetv2": (94_391, "dcnv2", {"mlp_dims": (), "cross_layers": 4}),
+    "AutoInt": (306_051, "autoint", {**ATTENTION, "attention_layers": 6, "scale": False, "mlp_dims": ()}),
+    "AutoInt+": (622_180, "autoint", {**WIDE, **ATTENTION, "attention_layers": 5, "layer_norm": True}),
+    "IPNN": (433_491, "pnn", {**WIDE, "batch_norm": False}),
+    "FiBiNET": (743_480, "fibinet", {**WIDE, "bilinear": "field_all", "reduction_ratio": 2}),
+    "AFN": (4_066_711, "afn", LOGARITHMS),
+    "AFN+": (4_482_205, "afn", {**LOGARITHMS, "dnn_dims": (400, 400, 400)}),
+    "HOFM": (113_170, "hofm", {"order": 3}),
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_published_settings_give_the_published_number_of_parameters(case):
+    parameters, name, settings = PUBLISHED[case]
+    schema = make_schema((5380, *[1] * 9), (None,) * 10)
+    config = get_model(name).Config(embed_dim=10, **settings)
+    model = nnx.eval_shape(lambda: get_model(name)(config, schema, rngs=nnx.Rngs(0)))
+    table = schema.num_rows * sum(column.width for column in model.columns(schema).values())
+    assert table + sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param))) == parameters
+
+
+@pytest.mark.parametrize(
+    "name, settings, words",
+    [
+        ("autoint", {"num_heads": 3}, "attention_dim = 64 .*num_heads = 3 must divide it"),
+        ("autoint", {"num_heads": 0}, "num_heads = 0: must be at least 1"),
+        ("autoint", {"layer_norm": True}, 'layer_norm = true: .*variant = "paper"'),
+        ("dcn", {"cross_layers": 0}, "cross_layers = 0: must be at least 1"),
+        ("dcnv2", {"num_experts": 2}, "num_experts = 2: .* give model.low_rank"),
+        ("dcnv2", {"low_rank": -1}, "low_rank = -1: must be at least 0"),
+        ("fibinet", {"reduction_ratio": 0}, "reduction_ratio = 0: must be at least 1"),
+        ("afn", {"log_floor": 0.0}, "log_floor = 0.0: must be above 0"),
+        ("afn", {"log_neurons": 0}, "log_neurons = 0: must be at least 1"),
+        ("afn", {"dnn_dropout": 1.0}, "dnn_dropout = 1.0: must be at least 0 and below 1"),
+        ("hofm", {"order": 1}, "order = 1: must be from 2 to 7"),
+        ("hofm", {"order": 8}, "order = 8: must be from 2 to 7"),
+        ("pnn", {"mlp_dims": ()}, "no hidden layer"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(name, settings, words):
+    with pytest.raises(UserError, match=words):
+        config = get_model(name).Config(**settings)
+        get_model(name)(config, SCHEMA, rngs=nnx.Rngs(0))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_has_its_own_settings_and_file(name):
     model = get_model(name)
     assert issubclass(model.Config, ModelConfig) and model.Config.__module__ == model.__module__
     assert model.__module__ == f"dist_fm.models.{name}"
-    assert name == "lr" or model.Config().embed_dim == {"ffm": 4, "fnfm": 4, "nfm": 64}.get(name, 16)
+    assert name == "lr" or model.Config().embed_dim == {"ffm": 4, "fnfm": 4, "onn": 4, "nfm": 64}.get(name, 16)
 
 
 def test_aliases_and_unknown_names():

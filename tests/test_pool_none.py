@@ -22,10 +22,14 @@ from dist_fm.parallel.mesh import make_mesh
 from dist_fm.training.placement import choose_update
 from dist_fm.training.step import Engine
 
-TAKES_SLOTS = ("lr", "fm", "afm", "nfm")
+TAKES_SLOTS = ("lr", "fm", "afm", "nfm", "hofm")
 DROPOUTS = {"nfm": {"interaction_dropout": 0.0, "dropout": 0.0, "batch_norm": False}}
 DROPOUTS["afm"] = {"attention_dropout": 0.0, "dropout": 0.0}
 ROWS = 20
+SLOW = {("hofm", (False, 1)), ("hofm", (False, 4))}
+every_model = pytest.mark.parametrize(
+    "model", [pytest.param(model, marks=pytest.mark.slow if model == "hofm" else ()) for model in TAKES_SLOTS]
+)
 
 
 def schema_of(most=5, mixed=True):
@@ -87,12 +91,15 @@ def inputs_of(schema, ids, values):
 
 
 def loop_logit(model, table, network, inputs):
-    """By loops over the inputs and their pairs; ``table`` [rows, 1 + K], ``network`` arrays by path."""
+    """By loops over the inputs, their pairs and threes; ``table`` [rows, 1 + width], ``network`` arrays by path."""
     vectors = [sum(value * table[row] for row, value in slots) for slots in inputs]
     logit = network["linear", "bias"][0] + sum(vector[0] for vector in vectors)
     products = [a[1:] * b[1:] for a, b in itertools.combinations(vectors, 2)]
     if model == "fm":
         logit += sum(product.sum() for product in products)
+    if model == "hofm":
+        logit += sum(product[:3].sum() for product in products)
+        logit += sum(jnp.prod(jnp.stack(three), axis=0)[4:].sum() for three in itertools.combinations(vectors, 3))
     if model == "nfm":
         hidden = sum(products, jnp.zeros(table.shape[1] - 1))
         hidden = hidden @ network["mlp", "hidden", 0, "kernel"] + network["mlp", "hidden", 0, "bias"]
@@ -128,8 +135,14 @@ def float64():
         yield
 
 
-@pytest.mark.parametrize("mixed, size", [(False, 1), (False, 4), (True, 4)])
-@pytest.mark.parametrize("model", TAKES_SLOTS)
+@pytest.mark.parametrize(
+    "model, mixed, size",
+    [
+        pytest.param(model, *case, marks=pytest.mark.slow if (model, case) in SLOW else ())
+        for model in TAKES_SLOTS
+        for case in ((False, 1), (False, 4), (True, 4))
+    ],
+)
 def test_logits_and_gradients_are_those_of_loops_over_the_entries(model, mixed, size):
     """Gradients of table and network as one step of SGD at rate 1 shows them."""
     schema = schema_of(mixed=mixed)
@@ -157,7 +170,7 @@ def test_logits_and_gradients_are_those_of_loops_over_the_entries(model, mixed, 
     np.testing.assert_allclose(metrics.gradient_norm, squares**0.5, rtol=1e-12)  # empty slots have no part in it
 
 
-@pytest.mark.parametrize("model", TAKES_SLOTS)
+@every_model
 def test_more_empty_slots_change_nothing(model):
     few, many = schema_of(5), schema_of(9)
     made = batch_of(few, 6)
@@ -184,7 +197,7 @@ def steps_of(model, update="dense", devices=1, hosts=1, placement="replicated", 
     return np.array(losses), np.asarray(state.table)
 
 
-@pytest.mark.parametrize("model", TAKES_SLOTS)
+@every_model
 def test_sparse_updates_are_dense_ones(model):
     """SGD moves no row that a batch does not touch."""
     for dense, sparse in zip(steps_of(model), steps_of(model, "sparse"), strict=True):
@@ -244,7 +257,7 @@ def test_attention_gives_a_pair_that_is_not_there_no_weight_and_no_gradient():
 def test_other_models_refuse_such_a_field_by_name(model):
     with pytest.raises(UserError) as error:
         choose_update(make_config(model), schema_of())
-    assert all(word in str(error.value) for word in (f"model {model} ", "'entries'", "lr, fm, afm, nfm", "pool"))
+    assert all(word in str(error.value) for word in (f"model {model} ", "'entries'", "lr, fm, afm, nfm, hofm", "pool"))
     with jax.enable_x64(False), pytest.raises(UserError, match="'entries'"):
         make_engine(model, schema=schema_of(mixed=False))
 

@@ -96,7 +96,13 @@ def check(mesh, placement, model="deepfm", rule="adagrad", update="sparse"):
         np.testing.assert_allclose(array, arrays[name], rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize("model", MODELS)
+# What differs by model is the network's part: one of these stands for them in the fast tests.
+SLOW = {"dcn", "dcnv2", "autoint", "pnn", "fibinet", "onn", "hofm"}
+
+
+@pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS]
+)
 def test_every_model_sharded(model):
     check(*FAST[0], model)
 

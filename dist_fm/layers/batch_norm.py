@@ -1,5 +1,7 @@
 """BatchNorm that does not see padding."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -9,10 +11,11 @@ EPSILON = 1e-5
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation of [B, H] over the real samples only (Ioffe & Szegedy 2015, algorithm 1).
+    """Batch normalisation over the real samples only (Ioffe & Szegedy 2015, algorithm 1).
 
-    As torch.nn.BatchNorm1d: running = 0.9 running + 0.1 batch, the running variance unbiased. ``flax.nnx.BatchNorm``
-    takes a mask too, but keeps the biased variance and turns bfloat16 activations into float32.
+    Of [B, H], or of [B, ..., H] over all axes but the last. As torch.nn.BatchNorm1d: running = 0.9 running + 0.1 batch,
+    the running variance unbiased. ``flax.nnx.BatchNorm`` takes a mask too, but keeps the biased variance and turns
+    bfloat16 activations into float32.
     """
 
     def __init__(self, features: int):
@@ -22,14 +25,15 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones((features,), jnp.float32))
 
     def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
-        """Normalises ``x`` [B, H] by the statistics of the samples where ``mask`` [B] is 1, or the running ones."""
+        """``x`` [B, ..., H] by the statistics of the samples where ``mask`` [B] is 1, or by the running ones."""
         # Statistics in at least float32: a mean of thousands of bfloat16 numbers would have two digits.
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if train:
-            real = mask[:, None] > 0
-            count = real.sum(dtype=wide.dtype)
-            mean = jnp.where(real, wide, 0).sum(axis=0) / jnp.maximum(count, 1)
-            var = jnp.where(real, jnp.square(wide - mean), 0).sum(axis=0) / jnp.maximum(count, 1)
+            axes = tuple(range(x.ndim - 1))
+            real = mask.reshape(-1, *[1] * len(axes)) > 0
+            count = real.sum(dtype=wide.dtype) * math.prod(x.shape[1:-1])
+            mean = jnp.where(real, wide, 0).sum(axis=axes) / jnp.maximum(count, 1)
+            var = jnp.where(real, jnp.square(wide - mean), 0).sum(axis=axes) / jnp.maximum(count, 1)
             unbiased = var * (count / jnp.maximum(count - 1, 1))
             self._update_running(mean, unbiased)
         else:

@@ -25,7 +25,21 @@ def field_aware_products(x: jax.Array) -> jax.Array:
 
     One gather without repeated indices, so its gradient has no duplicates to add up.
     """
-    batch, fields, _, width = x.shape
-    i, j = np.triu_indices(fields, k=1)
-    products = (x * x.swapaxes(1, 2)).reshape(batch, fields * fields, width)
-    return products.at[:, i * fields + j].get(mode="promise_in_bounds", unique_indices=True, indices_are_sorted=True)
+    return _at(x * x.swapaxes(1, 2), *np.triu_indices(x.shape[1], k=1))
+
+
+def field_aware_inner_products(x: jax.Array) -> jax.Array:
+    """<x_ij, x_ji> for each pair i < j, in the order of `field_aware_products`: [B, F, F, K] -> [B, P]."""
+    return _at((x * x.swapaxes(1, 2)).sum(axis=3), *np.triu_indices(x.shape[1], k=1))
+
+
+def own_vectors(x: jax.Array) -> jax.Array:
+    """x_ii of each field i, the vector for no partner: [B, F, F, K] -> [B, F, K]."""
+    return _at(x, *np.diag_indices(x.shape[1]))
+
+
+def _at(x: jax.Array, i: np.ndarray, j: np.ndarray) -> jax.Array:
+    """``x`` [B, F, F, ...] at the ascending, distinct places (i, j): [B, len(i), ...]."""
+    batch, fields = x.shape[:2]
+    flat = x.reshape(batch, fields * fields, *x.shape[3:])
+    return flat.at[:, i * fields + j].get(mode="promise_in_bounds", unique_indices=True, indices_are_sorted=True)

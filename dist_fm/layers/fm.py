@@ -35,6 +35,26 @@ def pair_products(x: jax.Array, axis: int = 1) -> jax.Array:
     return jnp.concatenate(turned, axis)
 
 
+def pair_firsts(x: jax.Array, fields: int) -> jax.Array:
+    """x_i of each pair of fields i < j, as `pairs_by_distance` has them: [B, F, K] -> [B, P, K].
+
+    Where the order within a pair matters; `pair_products` makes fewer slices. ``x`` need not have the last field, which
+    is the first of no pair.
+    """
+    return jnp.concatenate([x[:, : fields - distance] for distance in range(1, fields)], axis=1)
+
+
+def pair_seconds(x: jax.Array) -> jax.Array:
+    """x_j of each pair of fields i < j, as `pairs_by_distance` has them: [B, F, K] -> [B, P, K]."""
+    return jnp.concatenate([x[:, distance:] for distance in range(1, x.shape[1])], axis=1)
+
+
+def pairs_by_distance(fields: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fields i < j of each pair: neighbours first, the pair (0, F-1) last; int [P] each."""
+    i = np.concatenate([np.arange(fields - distance) for distance in range(1, fields)])
+    return i, i + np.repeat(np.arange(1, fields), np.arange(fields - 1, 0, -1))
+
+
 def pair_order(fields: int) -> tuple[np.ndarray, np.ndarray]:
     """Fields i and j of each pair in the order of `pair_products`: int [P] each."""
     i = np.tile(np.arange(fields), fields // 2)[: fields * (fields - 1) // 2]

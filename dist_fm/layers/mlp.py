@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dist_fm.errors import UserError
 from dist_fm.layers.batch_norm import BatchNorm
 from dist_fm.layers.dense import dense
 from dist_fm.layers.dropout import dropout
@@ -31,6 +32,8 @@ class MLP(nnx.Module):
         layer_init: str = "torch",
         rngs: nnx.Rngs,
     ):
+        if not dims:
+            raise UserError("the MLP has no hidden layer: give its sizes, as in --model.mlp_dims=16,16")
         self.dropout = dropout
         self.activation = activation
         sizes = (in_features, *dims)

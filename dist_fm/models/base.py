@@ -49,6 +49,9 @@ class Batch(Protocol):
     mask: jax.Array
 
 
+SIZES = ("_dim", "_dims", "_sizes", "_layers", "_heads", "_experts", "_neurons")  # how names of sizes end
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Hyper-parameters every model has.
@@ -69,7 +72,7 @@ class ModelConfig:
             sizes = value if isinstance(value, tuple) else (value,)
             if name.endswith("dropout") and not 0 <= value < 1:
                 raise UserError(f"model.{name} = {value}: must be at least 0 and below 1")
-            if name.endswith(("_dim", "_dims", "_sizes")) and any(size < smallest for size in sizes):
+            if name.endswith(SIZES) and any(size < smallest for size in sizes):
                 raise UserError(f"model.{name} = {value}: must be at least {smallest}")
             if name == "embed_std" and value < 0:
                 raise UserError(f"model.{name} = {value}: must be at least 0")

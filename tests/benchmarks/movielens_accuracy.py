@@ -1,4 +1,4 @@
-"""Accuracy of the eleven models on MovieLens ratings: test AUC and log loss, mean over seeds, as a Markdown table.
+"""Accuracy of all models on MovieLens ratings: test AUC and log loss, mean over seeds, as a Markdown table.
 
     python tests/benchmarks/movielens_accuracy.py --input=ratings.dat --work=DIR [--init=torchfm] [--models=fm,deepfm]
 

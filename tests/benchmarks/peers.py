@@ -107,7 +107,7 @@ def torchfm(options, sizes):
 
 
 def torchfm_model(name, sizes):
-    from torchfm.model import afm, dfm, ffm, fm, fnfm, fnn, lr, ncf, nfm, wd, xdfm
+    from torchfm.model import afi, afm, afn, dcn, dfm, ffm, fm, fnfm, fnn, lr, ncf, nfm, pnn, wd, xdfm
 
     network = {"embed_dim": EMBED_DIM, "mlp_dims": MLP_DIMS, "dropout": DROPOUT}
     pair_network = {"mlp_dims": (64,), "dropouts": (DROPOUT, DROPOUT)}
@@ -125,6 +125,14 @@ def torchfm_model(name, sizes):
         "deepfm": lambda: dfm.DeepFactorizationMachineModel(sizes, **network),
         "xdeepfm": lambda: xdfm.ExtremeDeepFactorizationMachineModel(
             sizes, cross_layer_sizes=(16, 16), split_half=False, **network
+        ),
+        "dcn": lambda: dcn.DeepCrossNetworkModel(sizes, num_layers=3, **network),
+        "autoint": lambda: afi.AutomaticFeatureInteractionModel(
+            sizes, EMBED_DIM, atten_embed_dim=64, num_heads=2, num_layers=3, mlp_dims=(400, 400), dropouts=(0, 0, 0)
+        ),
+        "pnn": lambda: pnn.ProductNeuralNetworkModel(sizes, EMBED_DIM, mlp_dims=(16,), dropout=DROPOUT),
+        "afn": lambda: afn.AdaptiveFactorizationNetwork(
+            sizes, EMBED_DIM, LNN_dim=1500, mlp_dims=(400, 400, 400), dropouts=(0, 0, 0)
         ),
     }
     return build[name]()

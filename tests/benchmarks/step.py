@@ -28,6 +28,7 @@ from dist_fm.models import MODELS
 
 PEERS = {"torchfm": None, "torch-sparse": ("adam", "adagrad"), "fbgemm": ("rowwise_adagrad", "adagrad")}
 OURS_DENSE = "jax-dense"
+NOT_IN_TORCHFM = ("dcnv2", "fibinet", "onn", "hofm")
 PLAIN = ("torch-sparse", "fbgemm")  # DeepFM alone, without BatchNorm and dropout
 
 
@@ -70,10 +71,14 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.models is None:
         options.models = ["deepfm"] if options.peer in PLAIN else [*MODELS]
+        if options.peer == "torchfm":
+            options.models = [model for model in options.models if model not in NOT_IN_TORCHFM]
         if options.shape != "movielens" and "ncf" in options.models:
             options.models.remove("ncf")
     if "ncf" in options.models and options.shape != "movielens":
         parser.error("ncf needs a user and an item: --shape=movielens")
+    if options.peer == "torchfm" and (missing := set(NOT_IN_TORCHFM) & set(options.models)):
+        parser.error(f"--peer=torchfm has no {' or '.join(sorted(missing))}")
     if options.peer in PLAIN and options.models != ["deepfm"]:
         parser.error(f"--peer={options.peer} has deepfm alone: --models=deepfm")
     known = PEERS.get(options.peer)
