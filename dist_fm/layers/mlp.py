@@ -1,6 +1,7 @@
 """The multi-layer perceptron that the deep models share."""
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,19 @@ from dist_fm.layers.dense import dense
 from dist_fm.layers.dropout import dropout
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "linear": lambda x: x}
+
+
+class MLPConfig(Protocol):
+    """What a model's configuration says of its MLP."""
+
+    @property
+    def mlp_dims(self) -> tuple[int, ...]: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def batch_norm(self) -> bool: ...
+    @property
+    def layer_init(self) -> str: ...
 
 
 class MLP(nnx.Module):
@@ -42,6 +56,19 @@ class MLP(nnx.Module):
         )
         self.norms = nnx.List([BatchNorm(size) for size in dims]) if batch_norm else None
         self.output = dense(sizes[-1], 1, layer_init=layer_init, rngs=rngs) if output else None
+
+    @classmethod
+    def of(cls, config: MLPConfig, in_features: int, *, rngs: nnx.Rngs, **more: Any) -> "MLP":
+        """The MLP that ``config`` describes; ``more`` as for the class."""
+        return cls(
+            in_features,
+            config.mlp_dims,
+            dropout=config.dropout,
+            batch_norm=config.batch_norm,
+            layer_init=config.layer_init,
+            rngs=rngs,
+            **more,
+        )
 
     def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         return self.after_first(self.first(x), mask, train=train, rngs=rngs)

@@ -79,18 +79,7 @@ class AutoInt(Model):
         else:
             self.attention = InteractingLayers(*sizes, **settings, layer_norm=config.layer_norm, rngs=rngs)
         self.output = dense(schema.num_fields * config.attention_dim, 1, layer_init=config.layer_init, rngs=rngs)
-        self.mlp = (
-            MLP(
-                schema.num_fields * config.embed_dim,
-                config.mlp_dims,
-                dropout=config.dropout,
-                batch_norm=config.batch_norm,
-                layer_init=config.layer_init,
-                rngs=rngs,
-            )
-            if config.mlp_dims
-            else None
-        )
+        self.mlp = MLP.of(config, schema.num_fields * config.embed_dim, rngs=rngs) if config.mlp_dims else None
 
     def columns(self, schema: Schema) -> dict[str, Column]:
         factors = {"factors": factor_column(self.config, schema, self.config.embed_dim)}

@@ -43,19 +43,7 @@ class DCN(Model):
         self.cross = CrossNetwork(
             VectorCross(width, layer_init=config.layer_init, rngs=rngs) for _ in range(config.cross_layers)
         )
-        self.mlp = (
-            MLP(
-                width,
-                config.mlp_dims,
-                dropout=config.dropout,
-                batch_norm=config.batch_norm,
-                output=False,
-                layer_init=config.layer_init,
-                rngs=rngs,
-            )
-            if config.mlp_dims
-            else None
-        )
+        self.mlp = MLP.of(config, width, output=False, rngs=rngs) if config.mlp_dims else None
         self.output = dense(width + sum(config.mlp_dims[-1:]), 1, layer_init=config.layer_init, rngs=rngs)
 
     def columns(self, schema: Schema) -> dict[str, Column]:

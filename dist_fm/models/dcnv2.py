@@ -55,19 +55,7 @@ class DCNv2(Model):
         self.config = config
         width = schema.num_fields * config.embed_dim
         self.cross = CrossNetwork(self._cross_layer(width, rngs) for _ in range(config.cross_layers))
-        self.mlp = (
-            MLP(
-                width,
-                config.mlp_dims,
-                dropout=config.dropout,
-                batch_norm=config.batch_norm,
-                output=False,
-                layer_init=config.layer_init,
-                rngs=rngs,
-            )
-            if config.mlp_dims
-            else None
-        )
+        self.mlp = MLP.of(config, width, output=False, rngs=rngs) if config.mlp_dims else None
         self.is_stacked = self.mlp is not None and config.structure == "stacked"
         features = sum(config.mlp_dims[-1:]) + (0 if self.is_stacked else width)
         self.output = dense(features, 1, layer_init=config.layer_init, rngs=rngs)

@@ -32,14 +32,7 @@ class DeepFM(Model):
     def __init__(self, config: DeepFMConfig, schema: Schema, *, rngs: nnx.Rngs):
         self.config = config
         self.linear = FirstOrder()
-        self.mlp = MLP(
-            schema.num_fields * config.embed_dim,
-            config.mlp_dims,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-            layer_init=config.layer_init,
-            rngs=rngs,
-        )
+        self.mlp = MLP.of(config, schema.num_fields * config.embed_dim, rngs=rngs)
 
     def columns(self, schema: Schema) -> dict[str, Column]:
         return {

@@ -55,14 +55,7 @@ class FiBiNET(Model):
             fields, config.embed_dim, config.bilinear, layer_init=config.layer_init, rngs=rngs
         )
         self.features = fields * (fields - 1) * config.embed_dim
-        self.mlp = MLP(
-            self.features,
-            config.mlp_dims,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-            layer_init=config.layer_init,
-            rngs=rngs,
-        )
+        self.mlp = MLP.of(config, self.features, rngs=rngs)
 
     def columns(self, schema: Schema) -> dict[str, Column]:
         return {

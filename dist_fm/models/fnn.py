@@ -44,15 +44,7 @@ class FNN(Model):
         if config.first_order:
             self.linear = FirstOrder()  # its w0, by the name it has in an FM
             features += schema.num_fields + 1
-        self.mlp = MLP(
-            features,
-            config.mlp_dims,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-            activation=config.activation,
-            layer_init=config.layer_init,
-            rngs=rngs,
-        )
+        self.mlp = MLP.of(config, features, activation=config.activation, rngs=rngs)
 
     def columns(self, schema: Schema) -> dict[str, Column]:
         factors = {"factors": factor_column(self.config, schema, self.config.embed_dim)}

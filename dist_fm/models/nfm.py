@@ -43,14 +43,7 @@ class NFM(Model):
         self.config = config
         self.linear = FirstOrder()
         self.norm = BatchNorm(config.embed_dim) if config.batch_norm else None
-        self.mlp = MLP(
-            config.embed_dim,
-            config.mlp_dims,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-            layer_init=config.layer_init,
-            rngs=rngs,
-        )
+        self.mlp = MLP.of(config, config.embed_dim, rngs=rngs)
 
     def columns(self, schema: Schema) -> dict[str, Column]:
         return {

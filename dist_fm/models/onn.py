@@ -37,14 +37,7 @@ class ONN(Model):
     def __init__(self, config: ONNConfig, schema: Schema, *, rngs: nnx.Rngs):
         self.config = config
         fields = schema.num_fields
-        self.mlp = MLP(
-            fields * config.embed_dim + fields * (fields - 1) // 2,
-            config.mlp_dims,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-            layer_init=config.layer_init,
-            rngs=rngs,
-        )
+        self.mlp = MLP.of(config, fields * config.embed_dim + fields * (fields - 1) // 2, rngs=rngs)
 
     def columns(self, schema: Schema) -> dict[str, Column]:
         return {"factors": factor_column(self.config, schema, self.config.embed_dim, copies=schema.num_fields)}

@@ -50,14 +50,7 @@ class PNN(Model):
             if config.product == "inner"
             else OuterProducts(fields, config.embed_dim, config.kernel, layer_init=config.layer_init, rngs=rngs)
         )
-        self.mlp = MLP(
-            fields * config.embed_dim + kinds * fields * (fields - 1) // 2,
-            config.mlp_dims,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-            layer_init=config.layer_init,
-            rngs=rngs,
-        )
+        self.mlp = MLP.of(config, fields * config.embed_dim + kinds * fields * (fields - 1) // 2, rngs=rngs)
 
     def columns(self, schema: Schema) -> dict[str, Column]:
         return {"factors": factor_column(self.config, schema, self.config.embed_dim)}

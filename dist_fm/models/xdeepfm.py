@@ -48,14 +48,7 @@ class XDeepFM(Model):
             rngs=rngs,
         )
         self.cin_output = dense(self.cin.features, 1, layer_init=config.layer_init, rngs=rngs)
-        self.mlp = MLP(
-            schema.num_fields * config.embed_dim,
-            config.mlp_dims,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-            layer_init=config.layer_init,
-            rngs=rngs,
-        )
+        self.mlp = MLP.of(config, schema.num_fields * config.embed_dim, rngs=rngs)
 
     def columns(self, schema: Schema) -> dict[str, Column]:
         return {
