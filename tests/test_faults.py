@@ -62,7 +62,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(runner, data, tmp_path, way
     codes = []
     while not codes or codes[-1] == PREEMPTED:
         pid = runner.start(arguments)
-        wait_for_step(tmp_path / "run", 9 * (len(codes) + 1))
+        wait_for_step(tmp_path / "run", 18 * (len(codes) + 1))  # of 60
         if not (tmp_path / "run" / "result.json").exists():  # a finished run has nothing to save: SIGTERM ends it
             kill(pid, signal.SIGTERM)
         codes.append(runner.wait())

@@ -28,7 +28,7 @@ def losses(model, devices, start):
 
 
 # In float64 and sharded, most models are in the fast tests: tests/test_same_answer.py.
-ON_4 = {"deepfm", "nfm", "afm"}
+ON_4 = {"afm"}  # deepfm and fm are in tests/test_same_answer.py
 CASES = [
     pytest.param(m, n, marks=[] if (n, m in ON_4) == (4, True) else pytest.mark.slow) for m in MODELS for n in (4, 2)
 ]

@@ -96,13 +96,20 @@ def check(mesh, placement, model="deepfm", rule="adagrad", update="sparse"):
         np.testing.assert_allclose(array, arrays[name], rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-# What differs by model is the network's part: one of these stands for them in the fast tests.
-SLOW = {"dcn", "dcnv2", "autoint", "pnn", "fibinet", "onn", "hofm"}
+# One model for each way to use the table: factors shared, crossed, by role, field-aware, normalised. Others are slow.
+QUICK = {"deepfm", "xdeepfm", "ncf", "fnfm", "nfm"}
+QUICK_RULES = {
+    "rowwise_adagrad",
+    "adam",
+    "ftrl",
+}  # which differ in the shape of their slots, and in what they depend on
 
 
-@pytest.mark.parametrize(
-    "model", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS]
-)
+def quick(names, few):
+    return [pytest.param(name, marks=() if name in few else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("model", quick(MODELS, QUICK))
 def test_every_model_sharded(model):
     check(*FAST[0], model)
 
@@ -112,7 +119,7 @@ def test_models_replicated(model):
     check(*FAST[1], model)
 
 
-@pytest.mark.parametrize("rule", [rule for rule in ROW_OPTIMIZERS if rule != "adagrad"])
+@pytest.mark.parametrize("rule", quick([rule for rule in ROW_OPTIMIZERS if rule != "adagrad"], QUICK_RULES))
 def test_every_row_optimizer(rule):
     check(*FAST[0], rule=rule)
 

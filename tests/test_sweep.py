@@ -72,7 +72,7 @@ def test_all_runs_are_trained_once_and_the_tables_are_their_means(sweep, tmp_pat
 
 
 def test_stopped_it_saves_and_goes_on(sweep, tmp_path):
-    flags = [*sweep, "--epochs=200", "--seeds=1", "--save_steps=5"]
+    flags = [*sweep, "--epochs=60", "--seeds=1", "--save_steps=50", "--eval_steps=1000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "dist_fm.sweep", *flags], env={**os.environ, "PYTHONPATH": ROOT}, stderr=subprocess.PIPE
     )
@@ -82,7 +82,7 @@ def test_stopped_it_saves_and_goes_on(sweep, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert b"asked to stop" in process.communicate()[1] and process.returncode == 75
     assert not (first / "result.json").exists()
-    command("sweep", *sweep, "--epochs=201", "--seeds=1", "--save_steps=5")
+    command("sweep", *flags)
     assert "going on from step" in (first.parent / "seed-0.log").read_text()
 
 
