@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from data_tools.split import KINDS, parse_fractions
 from data_tools.synth import KINDS as SYNTH_KINDS
 from data_tools.synth import synth
 from data_tools.verify import verify
+from data_tools.workers import cores
 from dist_fm.data.records import RecordError
 from dist_fm.data.schema import SchemaError
 from dist_fm.data.store import StoreError
@@ -124,9 +124,8 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--map_size", type=int, default=DEFAULT_MAP_SIZE, help="bytes of address space an LMDB may use (default: 1 TiB)"
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
-        "--workers", type=int, default=cores, help="processes at work (default: the cores, %(default)s)"
+        "--workers", type=int, default=cores(), help="processes at work (default: the cores, %(default)s)"
     )
     about = f"{' or '.join(ENGINES)}; ray: a running cluster with a shared file system (default: local)"
     parser.add_argument("--engine", default="local", help=about)

@@ -20,6 +20,11 @@ AHEAD = 2  # tasks a worker has waiting: what bounds the memory of those under w
 _shared: Any = None
 
 
+def cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def ordered_map(
     function: Callable[[Any, Task], Result], shared: Any, tasks: Iterable[Task], workers: int
 ) -> Generator[Result, None, None]:

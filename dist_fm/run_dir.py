@@ -39,8 +39,12 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     def create(self, config: Config, data: pathlib.Path) -> None:
-        """Makes the directory, with copies of ``data``'s schema and vocabularies; config.toml, last, marks it."""
+        """Makes the directory, with copies of ``data``'s schema and vocabularies; config.toml, last, marks it.
+
+        A result of fewer epochs, with which a longer run goes on, is no longer the run's, and removed.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "result.json").unlink(missing_ok=True)
         if (data / "vocab").is_dir():
             shutil.copytree(data / "vocab", self.path / "vocab", dirs_exist_ok=True)
         write_whole(self.path / "schema.json", (data / "schema.json").read_text(encoding="utf-8"))

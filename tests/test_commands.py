@@ -17,6 +17,7 @@ import pytest
 from conftest import make_schema, weights, write_data_set
 
 from dist_fm.command import run_command
+from dist_fm.run_dir import RunDir
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = (
@@ -179,6 +180,14 @@ def test_fewer_epochs_are_refused_and_more_go_on(whole_run, small_data, tmp_path
     flags = ["--epochs=4" if flag.startswith("--epochs") else flag for flag in FLAGS]
     out = command("train", f"--data={small_data}", *flags, "--devices=4", f"--output_dir={run}")
     assert "going on from step 27" in out and json.loads(out[out.index("{") :])["steps"] == 36
+
+
+def test_a_run_that_is_made_longer_has_no_result_until_its_end(whole_run, small_data, tmp_path):
+    run = RunDir(shutil.copytree(whole_run[0], tmp_path / "copy"))
+    config = run.config()
+    assert run.result()["steps"] == 27
+    run.create(dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=4)), small_data)
+    assert run.result() is None  # killed now, it must not pass for finished by what it had found before
 
 
 def test_another_vocabulary_is_refused(whole_run, tmp_path):

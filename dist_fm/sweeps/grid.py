@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 
 from dist_fm.config import Config
-from dist_fm.data.schema import read_schema
+from dist_fm.data.schema import Schema, read_schema
 from dist_fm.errors import UserError
 from dist_fm.flags import load_config, parse_flags
 from dist_fm.run_dir import RunDir
@@ -35,6 +35,13 @@ class Setting:
     @functools.cached_property
     def config(self) -> Config:
         return load_config(self.file, {**self.flags, **self.values})
+
+    @functools.cached_property
+    def schema(self) -> Schema:
+        """Of its data; raises ``UserError`` or ``SchemaError`` where there is none."""
+        if not self.config.data.path:
+            raise UserError("no data set was given: --data=DIR, made by `data_tools build-lmdb`")
+        return read_schema(pathlib.Path(self.config.data.path))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +70,7 @@ class Run:
 
     def check(self) -> None:
         """Raises ``UserError`` or ``SchemaError`` when it cannot be trained, or its directory holds another run."""
-        config = self.setting.config
-        if not config.data.path:
-            raise UserError("no data set was given: --data=DIR, made by `data_tools build-lmdb`")
-        schema, found = read_schema(pathlib.Path(config.data.path)), RunDir(self.path)
+        config, schema, found = self.setting.config, self.setting.schema, RunDir(self.path)
         if found.config_file.is_file():
             then = found.config()
             update = then.tables.update if config.tables.update == "auto" else config.tables.update

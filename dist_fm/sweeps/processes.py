@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from data_tools.workers import cores
 from dist_fm.command import PREEMPTED
 from dist_fm.errors import Preempted
 from dist_fm.sweeps.grid import Run
@@ -51,7 +52,7 @@ def _start(run: Run, jobs: int) -> subprocess.Popen:
     run.path.parent.mkdir(parents=True, exist_ok=True)
     environment = dict(os.environ)
     if jobs > 1:  # XLA's threads
-        environment.setdefault("NPROC", str(max(1, len(os.sched_getaffinity(0)) // jobs)))
+        environment.setdefault("NPROC", str(max(1, cores() // jobs)))
     with open(run.log, "a", encoding="utf-8") as log:
         command = [sys.executable, "-m", "dist_fm.train", *run.arguments]
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)

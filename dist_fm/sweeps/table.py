@@ -70,14 +70,15 @@ def _markdown(found: list[tuple[Run, dict[str, Any]]]) -> str:
 
 
 def _mean(values: list[float | None]) -> float | None:
+    """None where one is undefined."""
     known = [value for value in values if value is not None]
-    return statistics.mean(known) if known and len(known) == len(values) else None
+    return statistics.mean(known) if len(known) == len(values) else None
 
 
 def _spread(values: list[float | None]) -> str:
-    """`.98345 ± .00021`: mean and sample standard deviation."""
-    mean = _mean(values)
-    if mean is None:
-        return ""
+    """`.98345 ± .00021`: mean and sample standard deviation; nothing where one is undefined."""
     known = [value for value in values if value is not None]
-    return f"{mean:.5f} ± {statistics.stdev(known):.5f}" if len(known) > 1 else f"{mean:.5f}"
+    if len(known) < len(values):
+        return ""
+    deviation = f" ± {statistics.stdev(known):.5f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.5f}{deviation}"
