@@ -10,7 +10,6 @@ With several hosts, as in training: under a launcher, or with --hosts=N --host=I
 
 import csv
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from dist_fm.command import run_command
 from dist_fm.data.schema import SchemaError, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.errors import UserError, nearest
+from dist_fm.files import replacing
 from dist_fm.flags import WHERE_FLAGS, parse_own, where_to_run
 from dist_fm.metrics.calibration import probabilities
 from dist_fm.parallel.hosts import first_decides, say
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
         rows = score_split(engine, state, store)
         metrics = measure(engine, rows, store)
         if scores is not None:
-            first_decides(lambda: write_columns(scores, _columns(config.train.loss, rows, store.groups())))
+            first_decides(lambda: write_columns(scores, _columns(config.train.loss, rows, store.groups)))
     say(json.dumps({"split": flags["split"], "rows": len(rows.labels), **metrics}, indent=1))
 
 
@@ -69,21 +69,17 @@ def _columns(loss: str, rows: ScoredRows, groups: np.ndarray | None) -> dict[str
 
 
 def write_columns(path: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Writes ``columns`` [N], label among them, to ``path``, .npz or .csv: beside it, and then renamed."""
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    """Writes ``columns`` [N], label among them, to ``path``, .npz or .csv, whole or not at all."""
+    with replacing(path) as beside:
         if path.suffix == ".npz":
             np.savez(beside, **columns)  # type: ignore[arg-type]
-        else:
-            with open(beside, "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(columns)
-                for first in range(0, len(columns["label"]), _LINES_TOGETHER):
-                    part = slice(first, first + _LINES_TOGETHER)
-                    writer.writerows(zip(*(_texts(column[part]) for column in columns.values()), strict=True))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+            return
+        with open(beside, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            for first in range(0, len(columns["label"]), _LINES_TOGETHER):
+                part = slice(first, first + _LINES_TOGETHER)
+                writer.writerows(zip(*(_texts(column[part]) for column in columns.values()), strict=True))
 
 
 def _texts(column: np.ndarray) -> list[str]:

@@ -23,10 +23,11 @@ from dist_fm.command import run_command
 from dist_fm.config import Config, DataConfig
 from dist_fm.data.schema import Field, Label, Schema
 from dist_fm.errors import UserError
+from dist_fm.files import write_whole
 from dist_fm.flags import parse_own
 from dist_fm.models import torchfm
 from dist_fm.parallel.mesh import make_mesh, start_devices
-from dist_fm.run_dir import RunDir, write_whole
+from dist_fm.run_dir import RunDir
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
 

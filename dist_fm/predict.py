@@ -24,6 +24,7 @@ from data_tools.progress import Progress
 from dist_fm.command import run_command
 from dist_fm.data.source import EvalSource, MemoryStore
 from dist_fm.errors import UserError
+from dist_fm.files import replacing
 from dist_fm.flags import WHERE_FLAGS, parse_own, where_to_run
 from dist_fm.metrics.calibration import probabilities
 from dist_fm.parallel.hosts import is_first
@@ -97,21 +98,11 @@ def _written_whole(output: pathlib.Path) -> Iterator[tuple[TextIO, TextIO]]:
             yield nowhere, nowhere
         return
     errors = output.with_name(output.name + ".errors")
-    finals = (output, errors)
-    beside = [path.with_name(f".{path.name}.{os.getpid()}") for path in finals]
-    try:
-        with (
-            open(beside[0], "w", newline="", encoding="utf-8") as scores,
-            open(beside[1], "w", encoding="utf-8") as bad,
-        ):
+    with replacing(errors) as bad_lines, replacing(output) as lines:
+        with open(lines, "w", newline="", encoding="utf-8") as scores, open(bad_lines, "w", encoding="utf-8") as bad:
             yield scores, bad
-        for path, final in zip(beside, finals, strict=True):
-            os.replace(path, final)
-        if not errors.stat().st_size:
-            errors.unlink()
-    finally:
-        for path in beside:
-            path.unlink(missing_ok=True)
+    if not errors.stat().st_size:
+        errors.unlink()
 
 
 if __name__ == "__main__":

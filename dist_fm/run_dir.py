@@ -5,7 +5,6 @@ checkpoints/ and best/, result.json (last: a run that has it is finished).
 """
 
 import json
-import os
 import pathlib
 import shutil
 import tomllib
@@ -14,6 +13,7 @@ from typing import Any
 from dist_fm.config import Config, build_config
 from dist_fm.data.schema import Schema, SchemaError
 from dist_fm.errors import UserError
+from dist_fm.files import write_whole
 
 
 class RunDir:
@@ -97,13 +97,3 @@ class RunDir:
             (self.path / name).unlink(missing_ok=True)
         for name in ("checkpoints", "best", "vocab", "timeline"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes ``text`` beside ``path`` and renames it, so that a reader never sees half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)

@@ -34,7 +34,7 @@ from dist_fm.layers.fm import (
 )
 from dist_fm.layers.log_neurons import LogNeurons
 from dist_fm.layers.mlp import MLP
-from dist_fm.layers.self_attention import SelfAttention
+from dist_fm.layers.self_attention import Heads, SelfAttention
 
 FIELDS, FACTORS = 4, 3
 PAIRS = list(itertools.combinations(range(FIELDS), 2))
@@ -135,8 +135,8 @@ def test_anova_kernels_are_sums_over_sets_of_fields(fields, order):
 
 @batches
 def test_self_attention_leaves_out_what_dropout_takes(batch):
-    settings = {"num_heads": 2, "scale": True, "dropout": 0.25, "use_bias": True, "layer_init": "torch"}
-    layer = randomized(SelfAttention(FIELDS, FACTORS, 4, **settings, rngs=nnx.Rngs(0)))
+    heads = Heads(FIELDS, 4, num_heads=2, scale=True, dropout=0.25, layer_init="torch")
+    layer = randomized(SelfAttention(FACTORS, heads, use_bias=True, rngs=nnx.Rngs(0)))
     x = draw(batch, FIELDS, FACTORS)
     keep = layer.keep_mask(batch, train=True, rngs=nnx.Rngs(dropout=1))
     assert keep.shape == (batch, 2, FIELDS, FIELDS) and not keep.all()

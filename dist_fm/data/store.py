@@ -1,6 +1,7 @@
 """Reading blocks of records from LMDB: from any thread, without copies or locks. Axes: N rows."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Iterable
@@ -133,6 +134,7 @@ class BlockStore:
         parts[0] = parts[0][start - begin :]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    @functools.cached_property
     def groups(self) -> np.ndarray | None:
         """The group of every row, int32 [rows]; None when records have none."""
         if not self.layout.has_groups:

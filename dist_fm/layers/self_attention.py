@@ -1,5 +1,6 @@
 """Multi-head self-attention over the fields, as AutoInt uses it. A is the width of all heads together."""
 
+import dataclasses
 import math
 
 import jax
@@ -13,32 +14,34 @@ RESIDUALS = ("projected", "identity", "none")
 NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's
 
 
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """What the attention layers of a model have in common: ``num_heads`` for F = ``num_fields``, together A wide.
+
+    ``scale`` divides attention scores by the root of a head's width, ``dropout`` falls on the attention weights.
+    """
+
+    num_fields: int
+    width: int
+    num_heads: int
+    scale: bool
+    dropout: float
+    layer_init: str
+
+
 class SelfAttention(nnx.Module):
     """Pools the fields' values for each field, in several heads side by side: [B, F, in] -> [B, F, A].
 
-    Of each head y_m = sum_k a_mk V x_k, a_m = softmax over k of <Q x_m, K x_k>, which ``scale`` divides by the root of
-    the head's width (Song et al. 2019, eq. 5 to 7). ``dropout`` falls on a.
+    Of each head y_m = sum_k a_mk V x_k, a_m = softmax over k of <Q x_m, K x_k> (Song et al. 2019, eq. 5 to 7).
     """
 
-    def __init__(
-        self,
-        num_fields: int,
-        in_features: int,
-        width: int,
-        *,
-        num_heads: int,
-        scale: bool,
-        dropout: float,
-        use_bias: bool,
-        layer_init: str,
-        rngs: nnx.Rngs,
-    ):
-        self.num_heads, self.dropout = num_heads, dropout
-        self.factor = 1 / math.sqrt(width // num_heads) if scale else 1.0
-        self.weights_shape = (num_heads, num_fields, num_fields)
-        self.floats = num_fields * (4 * width + num_heads * num_fields)  # made for one sample
+    def __init__(self, in_features: int, heads: Heads, *, use_bias: bool, rngs: nnx.Rngs):
+        self.num_heads, self.dropout = heads.num_heads, heads.dropout
+        self.factor = 1 / math.sqrt(heads.width // heads.num_heads) if heads.scale else 1.0
+        self.weights_shape = (heads.num_heads, heads.num_fields, heads.num_fields)
+        self.floats = heads.num_fields * (4 * heads.width + heads.num_heads * heads.num_fields)  # made for one sample
         self.query, self.key, self.value = (
-            dense(in_features, width, use_bias=use_bias, layer_init=layer_init, rngs=rngs) for _ in range(3)
+            dense(in_features, heads.width, use_bias=use_bias, layer_init=heads.layer_init, rngs=rngs) for _ in range(3)
         )
 
     def keep_mask(self, samples: int, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array | None:
@@ -81,37 +84,13 @@ class Residual(nnx.Module):
 class StackedAttention(nnx.Module):
     """torchfm's form: x -> A, attention layers with biases and an output layer each, one residual, ReLU at the end."""
 
-    def __init__(
-        self,
-        num_fields: int,
-        in_features: int,
-        width: int,
-        *,
-        num_layers: int,
-        num_heads: int,
-        scale: bool,
-        residual: str,
-        dropout: float,
-        layer_init: str,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, in_features: int, heads: Heads, *, num_layers: int, residual: str, rngs: nnx.Rngs):
+        width, layer_init = heads.width, heads.layer_init
         self.input = dense(in_features, width, layer_init=layer_init, rngs=rngs)
         self.attentions: nnx.List[SelfAttention] = nnx.List([])
         self.outputs: nnx.List[nnx.Linear] = nnx.List([])
         for _ in range(num_layers):
-            self.attentions.append(
-                SelfAttention(
-                    num_fields,
-                    width,
-                    width,
-                    num_heads=num_heads,
-                    scale=scale,
-                    dropout=dropout,
-                    use_bias=True,
-                    layer_init=layer_init,
-                    rngs=rngs,
-                )
-            )
+            self.attentions.append(SelfAttention(width, heads, use_bias=True, rngs=rngs))
             self.outputs.append(dense(width, width, layer_init=layer_init, rngs=rngs))
         self.residual = Residual(residual, in_features, width, use_bias=True, layer_init=layer_init, rngs=rngs)
 
@@ -130,39 +109,18 @@ class InteractingLayers(nnx.Module):
     """
 
     def __init__(
-        self,
-        num_fields: int,
-        in_features: int,
-        width: int,
-        *,
-        num_layers: int,
-        num_heads: int,
-        scale: bool,
-        residual: str,
-        layer_norm: bool,
-        dropout: float,
-        layer_init: str,
-        rngs: nnx.Rngs,
+        self, in_features: int, heads: Heads, *, num_layers: int, residual: str, layer_norm: bool, rngs: nnx.Rngs
     ):
+        width = heads.width
         self.attentions: nnx.List[SelfAttention] = nnx.List([])
         self.residuals: nnx.List[Residual] = nnx.List([])
         self.norms: nnx.List[nnx.LayerNorm] | None = nnx.List([]) if layer_norm else None
         for i in range(num_layers):
             inputs = width if i else in_features
-            self.attentions.append(
-                SelfAttention(
-                    num_fields,
-                    inputs,
-                    width,
-                    num_heads=num_heads,
-                    scale=scale,
-                    dropout=dropout,
-                    use_bias=False,
-                    layer_init=layer_init,
-                    rngs=rngs,
-                )
+            self.attentions.append(SelfAttention(inputs, heads, use_bias=False, rngs=rngs))
+            self.residuals.append(
+                Residual(residual, inputs, width, use_bias=False, layer_init=heads.layer_init, rngs=rngs)
             )
-            self.residuals.append(Residual(residual, inputs, width, use_bias=False, layer_init=layer_init, rngs=rngs))
             if self.norms is not None:
                 self.norms.append(nnx.LayerNorm(width, epsilon=NORM_EPSILON, use_fast_variance=False, rngs=rngs))
 

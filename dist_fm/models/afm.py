@@ -9,7 +9,7 @@ from dist_fm.data.schema import Schema
 from dist_fm.layers.attention import PairAttention
 from dist_fm.layers.dense import FirstOrder, dense
 from dist_fm.layers.dropout import dropout
-from dist_fm.models.base import Batch, Model, ModelConfig, Rows, factor_column, linear_column
+from dist_fm.models.base import Batch, Model, ModelConfig, Rows, linear_and_factors
 from dist_fm.tables.spec import Column
 
 
@@ -56,10 +56,7 @@ class AFM(Model):
         )
 
     def columns(self, schema: Schema) -> dict[str, Column]:
-        return {
-            "linear": linear_column(self.config),
-            "factors": factor_column(self.config, schema, self.config.embed_dim),
-        }
+        return linear_and_factors(self.config, schema, self.config.embed_dim)
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         def enter(rows, network, samples):

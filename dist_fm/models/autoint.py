@@ -10,7 +10,7 @@ from dist_fm.data.schema import Schema
 from dist_fm.errors import UserError
 from dist_fm.layers.dense import FirstOrder, dense
 from dist_fm.layers.mlp import MLP
-from dist_fm.layers.self_attention import RESIDUALS, InteractingLayers, StackedAttention
+from dist_fm.layers.self_attention import RESIDUALS, Heads, InteractingLayers, StackedAttention
 from dist_fm.models.base import Batch, Model, ModelConfig, Rows, factor_column, flatten_fields, linear_column
 from dist_fm.tables.spec import Column
 
@@ -64,20 +64,20 @@ class AutoInt(Model):
     def __init__(self, config: AutoIntConfig, schema: Schema, *, rngs: nnx.Rngs):
         self.config = config
         self.linear = FirstOrder() if config.linear else None
-        sizes = (schema.num_fields, config.embed_dim, config.attention_dim)
-        settings: dict[str, Any] = {
-            "num_layers": config.attention_layers,
-            "num_heads": config.num_heads,
-            "scale": config.scale,
-            "residual": config.residual,
-            "dropout": config.attention_dropout,
-            "layer_init": config.layer_init,
-        }
+        heads = Heads(
+            num_fields=schema.num_fields,
+            width=config.attention_dim,
+            num_heads=config.num_heads,
+            scale=config.scale,
+            dropout=config.attention_dropout,
+            layer_init=config.layer_init,
+        )
+        layers: dict[str, Any] = {"num_layers": config.attention_layers, "residual": config.residual, "rngs": rngs}
         self.attention: StackedAttention | InteractingLayers
         if config.variant == "torchfm":
-            self.attention = StackedAttention(*sizes, **settings, rngs=rngs)
+            self.attention = StackedAttention(config.embed_dim, heads, **layers)
         else:
-            self.attention = InteractingLayers(*sizes, **settings, layer_norm=config.layer_norm, rngs=rngs)
+            self.attention = InteractingLayers(config.embed_dim, heads, layer_norm=config.layer_norm, **layers)
         self.output = dense(schema.num_fields * config.attention_dim, 1, layer_init=config.layer_init, rngs=rngs)
         self.mlp = MLP.of(config, schema.num_fields * config.embed_dim, rngs=rngs) if config.mlp_dims else None
 

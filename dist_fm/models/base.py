@@ -126,6 +126,11 @@ def factor_column(config: ModelConfig, schema: Schema, width: int, *, copies: in
     return Column(width * copies, factor_init(config, schema, width))
 
 
+def linear_and_factors(config: ModelConfig, schema: Schema, width: int, *, copies: int = 1) -> dict[str, Column]:
+    """The columns of most models: first-order weights, and factors as ``factor_column`` has them."""
+    return {"linear": linear_column(config), "factors": factor_column(config, schema, width, copies=copies)}
+
+
 def factor_init(config: ModelConfig, schema: Schema, width: int) -> Initializer:
     if config.embed_std > 0:
         return normal(config.embed_std)

@@ -9,7 +9,7 @@ from dist_fm.data.schema import Schema
 from dist_fm.layers.dense import FirstOrder
 from dist_fm.layers.fm import pair_sum
 from dist_fm.layers.mlp import MLP
-from dist_fm.models.base import Batch, Model, ModelConfig, Rows, factor_column, flatten_fields, linear_column
+from dist_fm.models.base import Batch, Model, ModelConfig, Rows, flatten_fields, linear_and_factors
 from dist_fm.tables.spec import Column
 
 
@@ -35,10 +35,7 @@ class DeepFM(Model):
         self.mlp = MLP.of(config, schema.num_fields * config.embed_dim, rngs=rngs)
 
     def columns(self, schema: Schema) -> dict[str, Column]:
-        return {
-            "linear": linear_column(self.config),
-            "factors": factor_column(self.config, schema, self.config.embed_dim),
-        }
+        return linear_and_factors(self.config, schema, self.config.embed_dim)
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         def enter(rows, network, _):

@@ -8,7 +8,7 @@ from flax import nnx
 from dist_fm.data.schema import Schema
 from dist_fm.layers.dense import FirstOrder
 from dist_fm.layers.field_aware import field_aware_pair_sum, partner_vectors
-from dist_fm.models.base import Batch, Model, ModelConfig, Rows, factor_column, linear_column
+from dist_fm.models.base import Batch, Model, ModelConfig, Rows, linear_and_factors
 from dist_fm.tables.spec import Column
 
 
@@ -33,10 +33,7 @@ class FFM(Model):
         self.linear = FirstOrder()
 
     def columns(self, schema: Schema) -> dict[str, Column]:
-        return {
-            "linear": linear_column(self.config),
-            "factors": factor_column(self.config, schema, self.config.embed_dim, copies=schema.num_fields),
-        }
+        return linear_and_factors(self.config, schema, self.config.embed_dim, copies=schema.num_fields)
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         def logits(rows, linear, _):

@@ -11,7 +11,7 @@ from dist_fm.errors import UserError
 from dist_fm.layers.bilinear import BILINEAR, BilinearProducts, FieldGates
 from dist_fm.layers.fm import pair_firsts, pair_seconds
 from dist_fm.layers.mlp import MLP
-from dist_fm.models.base import Batch, Model, ModelConfig, Rows, factor_column, flatten_fields, linear_column
+from dist_fm.models.base import Batch, Model, ModelConfig, Rows, flatten_fields, linear_and_factors
 from dist_fm.tables.spec import Column
 
 
@@ -58,10 +58,7 @@ class FiBiNET(Model):
         self.mlp = MLP.of(config, self.features, rngs=rngs)
 
     def columns(self, schema: Schema) -> dict[str, Column]:
-        return {
-            "linear": linear_column(self.config),
-            "factors": factor_column(self.config, schema, self.config.embed_dim),
-        }
+        return linear_and_factors(self.config, schema, self.config.embed_dim)
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         def enter(rows, network, _):

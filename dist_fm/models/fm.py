@@ -8,7 +8,7 @@ from flax import nnx
 from dist_fm.data.schema import Schema
 from dist_fm.layers.dense import FirstOrder
 from dist_fm.layers.fm import pair_sum
-from dist_fm.models.base import Batch, Model, ModelConfig, Rows, factor_column, linear_column
+from dist_fm.models.base import Batch, Model, ModelConfig, Rows, linear_and_factors
 from dist_fm.tables.spec import Column
 
 
@@ -31,10 +31,7 @@ class FM(Model):
         self.linear = FirstOrder()
 
     def columns(self, schema: Schema) -> dict[str, Column]:
-        return {
-            "linear": linear_column(self.config),
-            "factors": factor_column(self.config, schema, self.config.embed_dim),
-        }
+        return linear_and_factors(self.config, schema, self.config.embed_dim)
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         return rows.map(lambda rows, linear, _: linear(rows["linear"]) + pair_sum(rows["factors"]), self.linear)

@@ -11,7 +11,7 @@ from dist_fm.layers.dense import FirstOrder
 from dist_fm.layers.dropout import dropout
 from dist_fm.layers.field_aware import field_aware_products, partner_vectors
 from dist_fm.layers.mlp import MLP
-from dist_fm.models.base import Batch, Model, ModelConfig, Rows, factor_column, flatten_fields, linear_column
+from dist_fm.models.base import Batch, Model, ModelConfig, Rows, flatten_fields, linear_and_factors
 from dist_fm.tables.spec import Column
 
 
@@ -46,10 +46,7 @@ class FNFM(Model):
         self.mlp = MLP(features, config.mlp_dims, dropout=config.dropout, layer_init=config.layer_init, rngs=rngs)
 
     def columns(self, schema: Schema) -> dict[str, Column]:
-        return {
-            "linear": linear_column(self.config),
-            "factors": factor_column(self.config, schema, self.config.embed_dim, copies=schema.num_fields),
-        }
+        return linear_and_factors(self.config, schema, self.config.embed_dim, copies=schema.num_fields)
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         def enter(rows, linear, _):

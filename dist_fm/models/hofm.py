@@ -11,7 +11,7 @@ from dist_fm.errors import UserError
 from dist_fm.layers.anova import anova_kernels
 from dist_fm.layers.dense import FirstOrder
 from dist_fm.layers.fm import pair_sum
-from dist_fm.models.base import Batch, Model, ModelConfig, Rows, factor_column, linear_column
+from dist_fm.models.base import Batch, Model, ModelConfig, Rows, linear_and_factors
 from dist_fm.tables.spec import Column
 
 HIGHEST_ORDER = 7
@@ -47,10 +47,7 @@ class HOFM(Model):
 
     def columns(self, schema: Schema) -> dict[str, Column]:
         orders = 1 if self.config.reuse else self.config.order - 1
-        return {
-            "linear": linear_column(self.config),
-            "factors": factor_column(self.config, schema, self.config.embed_dim * orders),
-        }
+        return linear_and_factors(self.config, schema, self.config.embed_dim * orders)
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         return rows.map(

@@ -6,7 +6,7 @@ import pathlib
 import statistics
 from typing import Any
 
-from dist_fm.run_dir import write_whole
+from dist_fm.files import write_whole
 from dist_fm.sweeps.grid import Run
 
 _SHOWN = ("auc", "logloss", "rmse", "mae")  # in Markdown, besides what chooses the best; the CSV has all

@@ -73,7 +73,8 @@ def measure(engine: Engine, rows: ScoredRows, store: BlockStore) -> Metrics:
 
     Every host returns what the first computes, whose arithmetic may differ from another's in the last bit.
     """
-    return first_decides(lambda: metrics_of(engine.config.train, rows, store.groups()))
+    train = engine.config.train
+    return first_decides(lambda: metrics_of(train, rows, store.groups if train.loss == "bce" else None))
 
 
 def metrics_of(train: TrainConfig, rows: ScoredRows, groups: np.ndarray | None = None) -> Metrics:
