@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 the data or the disk is at fault, 2 the command line is."""
     try:
-        options = _parse(list(sys.argv[1:] if argv is None else argv))
+        options = parse_arguments(list(sys.argv[1:] if argv is None else argv))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """The command line ``argv``, parsed; raises ``UsageError``."""
     parser, commands = _parser()
     name = argv[0] if argv else "--help"
     if not name.startswith("-"):
@@ -93,7 +94,7 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--input", nargs="+", default=[], metavar="FILE", help=about)
     parser.add_argument("--output", required=True, metavar="DIR", help="the data set to make")
     parser.add_argument(
-        "--schema", metavar="FILE", help="TOML file that describes csv, tsv or parquet files (see README)"
+        "--schema", metavar="FILE", help="TOML file that describes csv, tsv or parquet files (see docs/data.md)"
     )
     parser.add_argument("--vocab_from", metavar="DIR", help="encode with the vocabularies of this data set or run")
     parser.add_argument("--grow", action="store_true", help="and add the new values that pass --min_count to them")

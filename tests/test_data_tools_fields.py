@@ -156,9 +156,9 @@ def test_any_text_may_delimit_cells(delimiter, tmp_path):
     assert described(tmp_path, text, schema) == [["é", "x"], ["", "¤"]]
 
 
-def test_the_description_in_the_readme_can_be_used(tmp_path):
-    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "s.toml").write_text(readme.split("```toml\n")[1].split("```")[0])
+def test_the_description_in_the_docs_can_be_used(tmp_path):
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    (tmp_path / "s.toml").write_text(page.split("```toml\n")[1].split("```")[0])
     for kind in ("csv", "tsv", "parquet"):
         found = get_format(kind, str(tmp_path / "s.toml"))
         assert {spec.kind for spec in found.fields} == {"categorical", "numeric", "binned", "sequence"}
