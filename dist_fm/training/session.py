@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from dist_fm import __version__
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import GROUP_METRICS, Config
 from dist_fm.data.schema import Schema, read_schema
@@ -68,7 +69,7 @@ def _train(config: Config, requests: Requests) -> Result:
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
         state, progress = _first_state(config, engine, run, checkpoints, begin["goes_on"])
-        hooks = make_hooks(config.run, run, progress, int(state.step), steps)
+        hooks = make_hooks(config.run, run, progress, engine.lr, int(state.step), steps)
         loop = Loop(engine, state, progress, rows, stores["valid"], checkpoints, hooks, requests)
         state, progress = loop.run()
         best = checkpoints.restore_best(state, progress.best_step)
@@ -187,6 +188,7 @@ def _result(
     valid = progress.best_metrics or evaluate(engine, best, stores["valid"], requests)
     rate = progress.samples / progress.seconds if progress.seconds else 0.0
     return {
+        "version": __version__,
         "model": config.model_name,
         "devices": describe(engine.mesh),
         "steps": step,
@@ -198,6 +200,7 @@ def _result(
         "test": evaluate(engine, best, stores["test"], requests),
         "train_samples_per_s": round(rate),
         "train_seconds": round(progress.seconds, 3),
+        "seconds": progress.seconds_by_part(),
         "parameters": engine.parameters(),
         "placement": engine.lookup.placement,
         "compiled_steps": engine.compiled_steps(),
