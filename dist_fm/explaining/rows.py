@@ -34,6 +34,13 @@ class SomeRows:
             chosen = np.sort(np.random.default_rng(seed).choice(store.rows, limit, replace=False))
         return cls(store.gather(chosen), store.layout, store.rows)
 
+    def fewer(self, limit: int, seed: int = 0) -> "SomeRows":
+        """``limit`` of these rows, drawn from ``seed``, in order; all, if they are no more."""
+        if self.rows <= limit:
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(self.rows, limit, replace=False))
+        return dataclasses.replace(self, words=self.words[chosen])
+
     @property
     def rows(self) -> int:
         return len(self.words)

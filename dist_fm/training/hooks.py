@@ -127,7 +127,7 @@ class Timeline(Hook):
 def make_hooks(
     config: RunConfig, run: RunDir, progress: Progress, lr: Callable[[int], float], first_step: int, steps: int
 ) -> list[Hook]:
-    """The hooks ``config`` asks for; none but on the first host. ``lr``: the schedule's learning rate by step, from 1."""
+    """The hooks ``config`` asks for; none but on the first host. ``lr``: the schedule's rate of a step, from 1."""
     if not is_first():
         return []
     metrics = MetricsFile(run, config.log_steps, progress.losses, lambda step: lr(step) * progress.lr_scale)
