@@ -80,6 +80,7 @@ def flags(data, output, devices=1, **more):
         "save_steps": 4,
         "quiet": "true",
         "run.log_steps": 3,
+        "run.report": "false",
         **more,
     }
     return [f"--{key}={value}" for key, value in keys.items()]

@@ -172,7 +172,7 @@ def _pairs(rows: FromRows, title: str) -> Panel:
 
 def _time(found: Findings) -> Panel:
     title, result = "Time", found.result
-    seconds = (result or {}).get("seconds")
+    seconds: dict[str, float] | None = (result or {}).get("seconds")
     if not result or not isinstance(seconds, dict):
         why = "the run is not finished" if result is None else "the version that made the run did not measure it"
         return Panel("time", title, absent=_sentence(f"no times of the parts of a step: {why}"))

@@ -16,13 +16,13 @@ from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
 
 NAME = "report.html"
-_PACKAGES = ("jinja2", "matplotlib")
+PACKAGES = ("jinja2", "matplotlib")
 _INSTALL = "pip install 'dist_fm[report]'"
 
 
 def check_packages() -> None:
     """Raises ``UserError`` where a package that the report needs is not installed."""
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    missing = _missing()
     if missing:
         raise UserError(f"a report needs {' and '.join(missing)}: {_INSTALL}")
 
@@ -37,7 +37,7 @@ def after_training(run: RunDir, engine: Engine, best: TrainState) -> None:
     """Writes the run's report, and says so, or why not: nothing that goes wrong here is an error of the run."""
     began, path = time.perf_counter(), run.path / NAME
     try:
-        if not first_decides(_has_packages):
+        if first_decides(_missing):
             say(f"no {NAME}: {_INSTALL}", sys.stderr)
             return
         write_report(path, [find(run, lambda: (engine, best))])
@@ -49,5 +49,5 @@ def after_training(run: RunDir, engine: Engine, best: TrainState) -> None:
         )
 
 
-def _has_packages() -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in _PACKAGES)
+def _missing() -> list[str]:
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
