@@ -248,7 +248,7 @@ def hostile_run(tmp_path_factory):
             writer.writerow([row[0], f"u{row[1]}", items[row[2]], tags, f"n{row[3]}", f"{rng.normal():.3f}"])
     (work / "schema.toml").write_text(HOSTILE_SCHEMA)
     build = ("--format=csv", f"--input={work}/rows.csv", f"--schema={work}/schema.toml", "--split=random")
-    assert data_tools(["build-lmdb", *build, "--fractions=0.6,0.1,0.3", f"--output={work}/data"]) == 0
+    assert data_tools(["build-lmdb", *build, "--fractions=0.4,0.1,0.5", f"--output={work}/data"]) == 0
     settings = ("--model=fm", "--embed_dim=4", "--epochs=2", "--lr=0.05", "--batch_size=96", "--devices=1", "--quiet")
     report = ("--run.report=true", "--run.log_steps=4", "--train.eval_batch_size=512")
     command("train", f"--data={work}/data", *settings, *report, f"--output_dir={work}/run")

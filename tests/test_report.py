@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import sklearn.metrics
-from conftest import SCRIPT, make_schema, write_data_set
+from conftest import SCRIPT, make_config, make_engine, make_schema, write_data_set
 from test_commands import command, events
 
 import dist_fm
@@ -25,7 +25,9 @@ from dist_fm.reporting import slices, writing
 from dist_fm.reporting.history import Line
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import ScoredRows
+from dist_fm.training.hooks import make_hooks
 from dist_fm.training.optimizer import make_schedule
+from dist_fm.training.progress import Progress
 
 PANELS = {
     *("summary", "metrics", "curves", "roc", "calibration", "scores", "slices", "importance", "pairs", "time"),
@@ -101,16 +103,10 @@ def test_raw_values_are_text_and_nothing_runs_or_is_fetched(page):
 
 
 def test_the_command_writes_the_same_page(hostile_run, page, tmp_path):
-    """But for the importance, which counts no clock, nothing depends on when it is written."""
+    """Nothing in it depends on when it is written."""
     out = report(f"--run={hostile_run}/run", f"--output={tmp_path}/again.html")
     assert f"{tmp_path}/again.html: written in" in out
     assert Page(tmp_path / "again.html").panel == page.panel
-
-
-def test_without_the_switch_there_is_none(small_data, tmp_path, capsys):
-    flags = (f"--data={small_data}", "--model=lr", "--epochs=1", "--quiet", "--devices=1", "--batch_size=300")
-    command("train", *flags, f"--output_dir={tmp_path}/run")
-    assert not (tmp_path / "run" / "report.html").exists()
 
 
 def test_what_goes_wrong_with_it_is_said_and_leaves_the_run_as_it_is(hostile_run, tmp_path, monkeypatch, capsys):
@@ -161,17 +157,18 @@ def test_a_run_that_is_not_finished_says_so(hostile_run, tmp_path):
 
 
 def test_several_runs_are_compared(hostile_run, tmp_path):
-    flags = (f"--data={hostile_run}/data", "--model=deepfm", "--embed_dim=4", "--epochs=1", "--devices=1", "--quiet")
-    other = tmp_path / "<i>other</i>"
+    flags = (f"--data={hostile_run}/data", "--model=lr", "--epochs=1", "--devices=1", "--quiet")
+    other = tmp_path / "<i>other"
     command("train", *flags, "--batch_size=500", f"--output_dir={other}")
+    assert not (other / "report.html").exists()  # --run.report=false
     runs = (f"--run={hostile_run}/run", f"--run={other}")
     assert "--output=FILE.html must be given" in report(*runs, expect=2)
     assert "a run is given twice" in report(runs[0], *runs, f"--output={tmp_path}/x.html", expect=2)
     report(*runs, f"--output={tmp_path}/both.html")
     found = Page(tmp_path / "both.html")
     text = found.panel["comparison"]
-    assert " run " in text and " <i>other</i> " in text and "i" not in [tag for tag in found.tags if tag == "script"]
-    assert "model.name fm deepfm" in text and "train.batch_size 96 500" in text and "train.seed" not in text
+    assert " run " in text and " <i>other " in text and "i" not in found.tags
+    assert "model.name fm lr" in text and "train.batch_size 96 500" in text and "train.seed" not in text
     for run in (hostile_run / "run", other):
         result = json.loads((run / "result.json").read_text())
         assert f"{result['test']['auc']:.5f}" in text and f"{result['test']['ece']:.5f}" in text
@@ -231,13 +228,14 @@ def test_ratings_have_residuals(tmp_path):
     assert "squared error" in found.panel["slices"] and "AUC" not in found.panel["roc"]
 
 
+@pytest.mark.slow
 def test_one_class_has_no_roc(tmp_path):
     data = write_data_set(tmp_path / "data", make_schema(), rows=(200, 20, 1))
     flags = ("--model=lr", "--epochs=1", "--batch_size=100", "--devices=1", "--run.report=true", "--quiet")
     command("train", f"--data={data}", *flags, f"--output_dir={tmp_path}/run")
     found = Page(tmp_path / "run" / "report.html")
     assert "one class alone" in found.panel["roc"] and "No value has that many rows" in found.panel["slices"]
-    assert "Log loss added when" in found.panel["importance"].replace("log", "Log")
+    assert "Log loss added when" in found.panel["importance"]
     assert "it has first-order weights alone" in found.panel["pairs"]
 
 
@@ -245,7 +243,7 @@ def test_slices_against_a_loop(hostile_run):
     encoder = Encoder.from_directory(hostile_run / "run")
     schema = encoder.schema
     with open_split(hostile_run / "data", "train") as store:
-        rows = SomeRows.draw(store, 10_000)
+        rows = SomeRows.draw(store, 400)
     rng = np.random.default_rng(0)
     labels, weights = rows.layout.labels(rows.words), rng.random(rows.rows).astype(np.float32)
     logits = rng.normal(0, 1, rows.rows).astype(np.float32)
@@ -276,16 +274,15 @@ def test_curves_are_those_of_all_thresholds():
     scores = rng.normal(0, 1, 5000).round(3)
     labels, weights = (rng.random(5000) < probabilities(scores)).astype(float), rng.random(5000)
     false, true = roc_curve(labels, scores, weights)
-    every_false, every_true, _ = sklearn.metrics.roc_curve(
-        labels, scores, sample_weight=weights, drop_intermediate=False
-    )
+    every = {"sample_weight": weights, "drop_intermediate": False}
+    every_false, every_true, _ = sklearn.metrics.roc_curve(labels, scores, **every)
     assert len(false) <= POINTS and (false[0], true[0], false[-1], true[-1]) == pytest.approx((0, 0, 1, 1))
     np.testing.assert_allclose(np.interp(every_false, false, true), every_true, atol=0.01)
     recall, precision = precision_recall_curve(labels, scores, weights)
     every_precision, every_recall, _ = sklearn.metrics.precision_recall_curve(labels, scores, sample_weight=weights)
-    of_recall = dict(zip(every_recall.round(9), every_precision, strict=True))
     assert len(recall) <= POINTS and recall[-1] == pytest.approx(1)
-    assert precision == pytest.approx([of_recall[at] for at in recall.round(9)])
+    known = set(zip(every_recall.round(6), every_precision.round(6), strict=True))
+    assert {*zip(recall.round(6), precision.round(6), strict=True)} <= known
     few = roc_curve(labels[:50], scores[:50], weights[:50])
     every = sklearn.metrics.roc_curve(labels[:50], scores[:50], sample_weight=weights[:50], drop_intermediate=False)
     np.testing.assert_allclose(few, every[:2], atol=1e-12)
@@ -310,17 +307,19 @@ def test_long_histories_are_thinned_to_means():
     assert line.thinned(10_000) is line
 
 
-def test_lines_of_training_have_the_learning_rate_of_their_step(tmp_path):
-    data = write_data_set(tmp_path / "data", make_schema(), rows=(300, 100, 10))
-    schedule = ("--optimizer.warmup_steps=4", "--optimizer.schedule=linear", "--optimizer.decay_steps=20")
-    plateau = ("--train.plateau_factor=0.5", "--train.min_delta=1")  # no evaluation but the first is better
-    flags = ("--model=lr", "--epochs=4", "--batch_size=100", "--run.log_steps=1", "--devices=1", "--quiet")
-    command("train", f"--data={data}", *flags, *schedule, *plateau, f"--output_dir={tmp_path}/run")
-    rate = make_schedule(OptimizerConfig(warmup_steps=4, schedule="linear", decay_steps=20))
-    found = [event["lr"] for event in events(tmp_path / "run") if event["split"] == "train"]
-    scales = [1, 1, 0.5, 0.25]  # of the epochs
-    assert found == pytest.approx([float(rate(step)) * scales[step // 3] for step in range(12)])
-    assert found[0] == 0 and len(set(found)) == 12
+def test_lines_of_training_have_the_learning_rate_of_their_step(hostile_run, tmp_path):
+    assert {event["lr"] for event in events(hostile_run / "run") if event["split"] == "train"} == {0.05}
+    settings = {"warmup_steps": 4, "schedule": "linear", "decay_steps": 20}
+    engine, progress, run = make_engine("lr", sections={"optimizer": settings}), Progress(), RunDir(tmp_path)
+    metrics, *_ = make_hooks(make_config(sections={"run": {"log_steps": 2}}).run, run, progress, engine.lr, 0, 20)
+    for step in range(1, 21):
+        progress.lr_scale = 1.0 if step < 11 else 0.5
+        metrics.on_step(step, 1, 0.7, 10)
+    metrics.close()
+    rate = make_schedule(OptimizerConfig(**settings))
+    expected = [float(rate(step - 1)) * (1 if step < 11 else 0.5) for step in range(2, 21, 2)]
+    assert [event["lr"] for event in events(tmp_path)] == pytest.approx(expected)
+    assert len(set(expected)) == 10
 
 
 def test_times_of_parts_add_up_to_the_loop(hostile_run):
@@ -332,9 +331,7 @@ def test_times_of_parts_add_up_to_the_loop(hostile_run):
 
 def test_repeated_flags():
     known = {"run": None, "output": "x"}
-    assert parse_repeated(["--run=a", "--output", "y", "--run", "b"], known, "run") == (
-        {"run": "b", "output": "y"},
-        ["a", "b"],
-    )
+    flags, runs = parse_repeated(["--run=a", "--output", "y", "--run", "b"], known, "run")
+    assert flags == {"run": "b", "output": "y"} and runs == ["a", "b"]
     with pytest.raises(UserError, match="--run"):
         parse_repeated(["--output=y"], known, "run")

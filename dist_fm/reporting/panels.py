@@ -13,6 +13,7 @@ from dist_fm.reporting.history import Line
 from dist_fm.reporting.row_charts import classification, regression
 
 BARS = 20  # of fields, and of pairs
+_STRETCHES = 40
 PARTS = {
     "data": "waiting for data",
     "step": "steps",
@@ -111,7 +112,8 @@ def _curves(found: Findings) -> Panel:
         ("samples_per_s", "Samples/s in training", COLOURS[3]),
     ):
         if key in train:
-            charts.append(draw(title, [_series("training", train[key], colour)], x="step"))
+            line = _rates(train[key]) if key == "samples_per_s" else train[key]
+            charts.append(draw(title, [_series("training", line, colour)], x="step"))
     notes = []
     if best is not None and charts:
         notes.append(f"Dashed: the best step, {best:,} (epoch {found.result['best_epoch']}), whose weights are tested.")  # type: ignore[index]
@@ -131,6 +133,12 @@ def _series(name: str, line: Line, colour: str) -> Series:
     return Series(name, line.steps, line.values, colour=colour)
 
 
+def _rates(line: Line) -> Line:
+    """Rates of few, long stretches: lines between two evaluations, which are short, would leave nothing to see."""
+    times = Line(line.steps, 1 / np.maximum(line.values, 1e-3)).thinned(_STRETCHES)
+    return Line(times.steps, 1 / times.values)
+
+
 def _importance(rows: FromRows, title: str) -> Panel:
     found = rows.importance
     name = next(iter(found.worse))
@@ -146,8 +154,8 @@ def _importance(rows: FromRows, title: str) -> Panel:
     ]
     more = f" The first {BARS} of {len(found.fields)} fields." if len(found.fields) > BARS else ""
     note = (
-        f"{WORSE[name]} when one field's values are dealt out anew among {found.rows:,} rows of the {rows.split} "
-        f"split; mean and deviation of {worse.shape[1]} times.{more}"
+        f"{_capital(WORSE[name])} when one field's values are dealt out anew among {found.rows:,} rows of the "
+        f"{rows.split} split; mean and deviation of {worse.shape[1]} times.{more}"
     )
     return Panel("importance", title, note, bars=bars)
 
@@ -186,7 +194,11 @@ def _time(found: Findings) -> Panel:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
+    return _capital(text) + "."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def changed_settings(config: Config) -> dict[str, dict[str, tuple[str, bool]]]:
