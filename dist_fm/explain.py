@@ -71,7 +71,7 @@ def _explain_fields(run: RunDir, flags: Flags, mesh: OpenMesh) -> None:
     engine, state = open_best(run, mesh())
     importance = permutation_importance(engine, state, some, repeats=repeats, seed=seed)
     say("\n".join(["importance of fields, by permutation", *importance_lines(importance), ""]))
-    reason = no_pairs(engine)
+    reason = no_pairs(engine.config.model_name, engine.schema)
     pairs = None if reason else pair_strengths(engine, state, some)
     say("\n".join([reason or "strength of pairs of fields", *(pairs_lines(pairs, top) if pairs else ())]))
     if flags["output"]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dist_fm.data.schema import Schema
 from dist_fm.explaining.rows import SomeRows, table_rows
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
@@ -60,14 +61,13 @@ class Pairs:
         return list(zip(first[order].tolist(), second[order].tolist(), strict=True))
 
 
-def no_pairs(engine: Engine) -> str | None:
-    """Why the model has no strengths of pairs; None if it has."""
-    name = engine.config.model_name
+def no_pairs(name: str, schema: Schema) -> str | None:
+    """Why a model called ``name`` has no strengths of pairs on such data; None if it has."""
     if name not in INTERACTIONS:
         known = ", ".join(INTERACTIONS)
         return f"no strengths of pairs for {name}: {_WHY_NOT.get(name, _OTHERS)}; models that have them: {known}"
-    if engine.schema.num_fields < 2:
-        return f"no strengths of pairs: {engine.schema.name!r} has one field"
+    if schema.num_fields < 2:
+        return f"no strengths of pairs: {schema.name!r} has one field"
     return None
 
 

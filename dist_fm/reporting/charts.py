@@ -12,7 +12,7 @@ import numpy as np
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555")  # Okabe and Ito's
 GREY = "#888888"
-_INCHES, _AXES = (3.7, 2.5), (0.155, 0.165, 0.82, 0.8)
+_INCHES, _AXES = (3.7, 2.5), (0.155, 0.165, 0.79, 0.8)
 _FEW = 30  # points, which are shown as such
 _IDS = re.compile(
     r' id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|PathCollection|PolyCollection)_\d+"'

@@ -108,6 +108,6 @@ def _from_rows(run: RunDir, opened: Opened, data: pathlib.Path, limit: int) -> F
     fewer = max(_LEAST_PERMUTED, min(_MOST_PERMUTED, _PERMUTED // (REPEATS * engine.schema.num_fields)))
     fewer_rows = some.fewer(min(fewer, limit))
     importance = permutation_importance(engine, state, fewer_rows, repeats=REPEATS)
-    reason = no_pairs(engine)
+    reason = no_pairs(engine.config.model_name, engine.schema)
     pairs = pair_strengths(engine, state, fewer_rows) if reason is None else None
     return FromRows(split, some, scored, slices, importance, pairs, reason or "")
