@@ -64,6 +64,8 @@ def draw(
         for axis in (axes.xaxis, axes.yaxis):
             axis.get_major_locator().set_params(nbins=5)
             axis.set_major_formatter(_short)
+        if x == "step":
+            axes.xaxis.get_major_locator().set_params(integer=True)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return Chart(title, _inline(file.getvalue(), title), [(one.name, str(one.colour)) for one in coloured], note)
