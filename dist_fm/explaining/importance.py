@@ -16,6 +16,7 @@ from dist_fm.training.evaluation import ScoredRows, score_split
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
 
+_ROWS_TOGETHER = 1 << 16  # as batches are padded, many are scored at a time
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float | None]
 # By loss, the first is what fields are ranked by; and whether more of it is better.
 METRICS: Mapping[str, Mapping[str, tuple[Metric, bool]]] = {
@@ -57,18 +58,27 @@ def permutation_importance(
     base = {name: value for name, value in scores.items() if value is not None}
     fields = engine.schema.fields
     worse = {name: np.zeros((len(fields), repeats)) for name in base}
-    for field in range(len(fields)):
-        words = field_words(engine.schema, rows, field)
-        for repeat in range(repeats):
-            order = np.random.default_rng((seed, field, repeat)).permutation(rows.rows)
-            dealt = rows.words.copy()
-            dealt[:, words] = rows.words[order][:, words]
-            found = _metrics(known, score_split(engine, state, dataclasses.replace(rows, words=dealt)))
+    deals = [(field, repeat) for field in range(len(fields)) for repeat in range(repeats)]
+    together = max(1, _ROWS_TOGETHER // rows.rows)
+    for some in (deals[first : first + together] for first in range(0, len(deals), together)):
+        words = np.concatenate([_dealt(engine.schema, rows, field, (seed, field, repeat)) for field, repeat in some])
+        scored = score_split(engine, state, dataclasses.replace(rows, words=words))
+        for number, (field, repeat) in enumerate(some):
+            part = slice(number * rows.rows, (number + 1) * rows.rows)
+            found = _metrics(known, ScoredRows(*(array[part] for array in scored)))
             for name, before in base.items():
                 after = found[name]
                 assert after is not None  # labels and weights stay where they are
                 worse[name][field, repeat] = before - after if known[name][1] else after - before
     return Importance(tuple(field.name for field in fields), base, worse, rows.rows, rows.of)
+
+
+def _dealt(schema: Schema, rows: SomeRows, field: int, seed: tuple[int, ...]) -> np.ndarray:
+    """The records with a field's values in an order drawn from ``seed``."""
+    words, dealt = field_words(schema, rows, field), rows.words.copy()
+    order = np.random.default_rng(seed).permutation(rows.rows)
+    dealt[:, words] = rows.words[order][:, words]
+    return dealt
 
 
 def field_words(schema: Schema, rows: SomeRows, field: int) -> np.ndarray:

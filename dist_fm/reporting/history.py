@@ -19,12 +19,11 @@ class Line:
     values: np.ndarray
 
     def thinned(self, points: int = POINTS) -> "Line":
-        """Means over neighbouring events, where there are more than ``points``; the last event stays as it is."""
+        """Means over neighbouring events, where there are more than ``points``."""
         if len(self.steps) <= points:
             return self
-        parts = np.array_split(np.arange(len(self.steps) - 1), points - 1)
-        means = [np.array([array[part].mean() for part in parts]) for array in (self.steps, self.values)]
-        return Line(*(np.append(mean, array[-1]) for mean, array in zip(means, (self.steps, self.values), strict=True)))
+        mean = lambda array: np.array([part.mean() for part in np.array_split(array, points)])
+        return Line(mean(self.steps), mean(self.values))
 
 
 @dataclasses.dataclass(frozen=True)
