@@ -37,13 +37,22 @@ class Chart:
     title: str
     svg: str
     legend: list[tuple[str, str]]
-    note: str = ""
 
 
 def draw(
-    title: str, series: Sequence[Series], *, x: str, y: str = "", note: str = "", square: bool = False, mark: Any = None
+    title: str,
+    series: Sequence[Series],
+    *,
+    x: str,
+    y: str = "",
+    square: bool = False,
+    from_zero: bool = False,
+    mark: float | None = None,
 ) -> Chart:
-    """A chart of ``series`` over the axis ``x``; ``square``: both axes from 0 to 1; ``mark``: a place on x, dashed."""
+    """A chart of ``series`` over the axis ``x``.
+
+    ``square``: both axes from 0 to 1; ``from_zero``: the y axis from 0; ``mark``: a place on x, dashed.
+    """
     coloured = [
         dataclasses.replace(one, colour=one.colour or COLOURS[i % len(COLOURS)]) for i, one in enumerate(series)
     ]
@@ -54,6 +63,8 @@ def draw(
             axes.axvline(mark, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
         if square:
             axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        if from_zero:
+            axes.set_ylim(bottom=0)
         axes.set_xlabel(x, fontsize=8.5, labelpad=2)
         axes.set_ylabel(y, fontsize=8.5, labelpad=2)
         axes.grid(True, color="#e4e4e4", linewidth=0.6)
@@ -68,7 +79,7 @@ def draw(
             axes.xaxis.get_major_locator().set_params(integer=True)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return Chart(title, _inline(file.getvalue(), title), [(one.name, str(one.colour)) for one in coloured], note)
+    return Chart(title, _inline(file.getvalue(), title), [(one.name, str(one.colour)) for one in coloured])
 
 
 @contextlib.contextmanager

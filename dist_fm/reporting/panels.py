@@ -113,7 +113,7 @@ def _curves(found: Findings) -> Panel:
     ):
         if key in train:
             line = _rates(train[key]) if key == "samples_per_s" else train[key]
-            charts.append(draw(title, [_series("training", line, colour)], x="step"))
+            charts.append(draw(title, [_series("training", line, colour)], x="step", from_zero=True))
     notes = []
     if best is not None and charts:
         notes.append(f"Dashed: the best step, {best:,} (epoch {found.result['best_epoch']}), whose weights are tested.")  # type: ignore[index]
