@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
     if "--help" in arguments or "-h" in arguments:
         print(__doc__)
         return
-    names = {word.partition("=")[0].removeprefix("--") for word in arguments}
+    names = {word.partition("=")[0].removeprefix("--") for word in arguments if word.startswith("--")}
     use: Callable[[RunDir, Flags, OpenMesh], None] = _explain_fields
     own: Mapping[str, str | None] = _FIELDS
     if names & {"field", "value"}:
