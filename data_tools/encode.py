@@ -10,6 +10,7 @@ import numpy as np
 
 from data_tools.coding import Coded, code_cells, code_entries, field_cells
 from data_tools.errors import DataError
+from data_tools.numeric import parse_integer
 from data_tools.side_tables import Attributes, load_attributes
 from data_tools.tokens import Entries, Tokens
 from data_tools.vocab import UNSEEN, Vocabulary
@@ -95,20 +96,34 @@ class Encoder:
     def _decode_cell(self, field: Field, rows: list[int], values: list[float]) -> str:
         if field.kind == "numeric":
             return "" if rows[-1] == field.offset else f"{_unscaled(field.transform, values[0]):g}"
-        filled = [(self._decode_id(field, row), value) for row, value in zip(rows, values, strict=True) if row != EMPTY]
+        filled = [(self.value_of(field, row), value) for row, value in zip(rows, values, strict=True) if row != EMPTY]
         if "entries" in field.transform:
             return " ".join(f"{index}:{value:g}" for index, value in filled)
         return field.transform.get("split", "").join(token for token, _ in filled)
 
-    def _decode_id(self, field: Field, row: int) -> str:
+    def value_of(self, field: Field, row: int) -> str:
+        """The value of ``field``, one of those in a list, that table row ``row`` stands for; ``<unseen>`` for none."""
         number = row - field.offset
-        if "add" in field.transform:
+        if field.kind == "numeric":
+            return "<number>" if number else "<missing>"
+        if number >= field.transform.get("add", number + 1):
             return str(number - field.transform["add"])
         if number == UNSEEN:
             return "<unseen>"
         if field.vocabulary is None:
             return f"#{number}" if "buckets" in field.transform else str(number)
         return self.vocabularies[field.vocabulary].values[number - 1]
+
+    def row_of(self, field: Field, value: str) -> int | None:
+        """The table row of a value of ``field``, written as ``value_of`` does; None if the field does not hold it."""
+        if value == self.value_of(field, field.offset):
+            return field.offset
+        if field.vocabulary is not None:
+            number = int(self.vocabularies[field.vocabulary].ids([value])[0])
+        else:
+            given = parse_integer(value.removeprefix("#") if "buckets" in field.transform else value)
+            number = UNSEEN if given is None else given + field.transform.get("add", 0)
+        return field.offset + number if UNSEEN < number < field.rows else None
 
 
 def _unscaled(transform: Mapping[str, Any], value: float) -> float:

@@ -157,6 +157,7 @@ class RunConfig:
     log_steps: int = _key(100, "write a metrics line every N steps", min=1)
     timeline: str = _key("", "FROM:TO, profile these steps into the run's directory")
     quiet: bool = _key(False, "no progress bar")
+    report: bool = _key(True, "write report.html at the end, where the packages of dist_fm[report] are installed")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from data_tools.cli import main as data_tools
 from dist_fm.command import run_command
 from dist_fm.errors import UserError
 from dist_fm.flags import load_config, parse_flags, parse_own, whole_number
+from dist_fm.reporting.writing import after_training
 from dist_fm.training.session import train
 
 MODEL, DEVICES = "deepfm", 4
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> None:
         *("--epochs=15", "--batch_size=1024", "--lr=3e-3", "--embed_dim=8", "--l2_embedding=3e-5"),
         *("--train.patience=2", "--train.plateau_factor=0.3", "--train.monitor=logloss"),
     )
-    result = train(load_config(None, parse_flags(settings)[0]))
+    result = train(load_config(None, parse_flags(settings)[0]), after_training)
     planted = json.loads(raw.with_name(raw.name + ".planted.json").read_text(encoding="utf-8"))
     print(table(result, planted, run))
 

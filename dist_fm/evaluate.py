@@ -17,18 +17,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from dist_fm.command import run_command
-from dist_fm.data.schema import SchemaError, read_schema
 from dist_fm.data.shards import open_split
-from dist_fm.errors import UserError, nearest
+from dist_fm.errors import UserError
 from dist_fm.files import replacing
 from dist_fm.flags import WHERE_FLAGS, parse_own, where_to_run
 from dist_fm.metrics.calibration import probabilities
 from dist_fm.parallel.hosts import first_decides, say
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import ScoredRows, measure, score_split
-from dist_fm.training.opening import open_best, open_mesh
+from dist_fm.training.opening import check_split, data_of, open_best, open_mesh
 
-SPLITS = ("train", "valid", "test")
 _LINES_TOGETHER = 1 << 16
 
 
@@ -38,27 +36,19 @@ def main(arguments: list[str]) -> None:
         return
     flags = parse_own(arguments, {"run": None, "data": "", "split": "test", "scores": "", **WHERE_FLAGS})
     run = RunDir.open(flags["run"])
-    config = run.config()
-    data = pathlib.Path(flags["data"] or config.data.path)
-    if flags["split"] not in SPLITS:
-        raise UserError(f"--split={flags['split']}: {nearest(flags['split'], SPLITS)}")
+    config, split = run.config(), check_split(flags["split"])
     scores = pathlib.Path(flags["scores"]) if flags["scores"] else None
     if scores is not None and (scores.suffix not in (".npz", ".csv") or not scores.parent.is_dir()):
         raise UserError(f"--scores={scores}: must be FILE.npz or FILE.csv in a directory that is there")
-    schema, trained = read_schema(data), run.schema()
-    if schema.fingerprint != trained.fingerprint:
-        raise SchemaError(
-            f"{data} has schema fingerprint {schema.fingerprint[:12]}, but {run.path} was trained on "
-            f"{trained.fingerprint[:12]} ({trained.name!r}): other fields or another vocabulary"
-        )
+    data = data_of(run, flags["data"])
     mesh = open_mesh(where_to_run(flags))
     engine, state = open_best(run, mesh)
-    with open_split(data, flags["split"]) as store:
+    with open_split(data, split) as store:
         rows = score_split(engine, state, store)
         metrics = measure(engine, rows, store)
         if scores is not None:
             first_decides(lambda: write_columns(scores, _columns(config.train.loss, rows, store.groups)))
-    say(json.dumps({"split": flags["split"], "rows": len(rows.labels), **metrics}, indent=1))
+    say(json.dumps({"split": split, "rows": len(rows.labels), **metrics}, indent=1))
 
 
 def _columns(loss: str, rows: ScoredRows, groups: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -171,7 +171,15 @@ def help_text() -> str:
 
 def parse_own(arguments: Sequence[str], known: Mapping[str, str | None]) -> dict[str, str]:
     """The flags of a small command: ``known`` names them with their defaults, None where one must be given."""
+    return parse_repeated(arguments, known)[0]
+
+
+def parse_repeated(
+    arguments: Sequence[str], known: Mapping[str, str | None], repeated: str = ""
+) -> tuple[dict[str, str], list[str]]:
+    """As ``parse_own``, and all values of the flag ``repeated``, in order; of other flags the last value counts."""
     given: dict[str, str] = {}
+    values: list[str] = []
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
@@ -186,12 +194,14 @@ def parse_own(arguments: Sequence[str], known: Mapping[str, str | None]) -> dict
                 raise UserError(f"--{name} needs a value: --{name}=...")
             value = rest.pop(0)
         given[name] = value
+        if name == repeated:
+            values.append(value)
     for name, default in known.items():
         if name not in given:
             if default is None:
                 raise UserError(f"--{name}=... must be given")
             given[name] = default
-    return given
+    return given, values
 
 
 def whole_number(flag: str, text: str) -> int:

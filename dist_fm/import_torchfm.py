@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     checkpoints.wait()
     checkpoints.close()
     write_whole(path / "schema.json", schema.to_json())
-    write_whole(run.config_file, config.to_toml())  # last: it makes the directory a run
+    run.write_config(config)  # last: it makes the directory a run
     print(f"{path}: {config.model_name}, {engine.parameters():,} parameters, fields {', '.join(names(schema))}")
 
 

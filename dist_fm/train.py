@@ -10,6 +10,7 @@ from dist_fm.command import run_command
 from dist_fm.errors import UserError
 from dist_fm.flags import help_text, load_config, parse_flags
 from dist_fm.parallel.hosts import say
+from dist_fm.reporting.writing import after_training
 from dist_fm.training.session import train
 
 
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> None:
     config = load_config(own.get("config"), flags)
     if not config.data.path:
         raise UserError("no data set was given: --data=DIR, made by `data_tools build-lmdb`")
-    say(json.dumps(train(config), indent=1))
+    say(json.dumps(train(config, after_training if config.run.report else None), indent=1))
 
 
 if __name__ == "__main__":

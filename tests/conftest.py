@@ -198,3 +198,58 @@ def ratings(tmp_path_factory):
     path = tmp_path_factory.mktemp("raw") / "ratings.dat"
     path.write_text("".join("::".join(row) + "\n" for row in rows))
     return path, rows
+
+
+SCRIPT = "<script>alert(1)</script>"  # a raw value
+HOSTILE_SCHEMA = """label = "click"
+[[field]]
+name = "user"
+role = "user"
+[[field]]
+name = "item"
+role = "item"
+[[field]]
+name = "<b>tags</b>"
+column = "tags"
+split = "|"
+max = 3
+pool = "mean"
+[[field]]
+name = "noise"
+[[field]]
+name = "price"
+kind = "numeric"
+scale = "standard"
+"""
+
+
+@pytest.fixture(scope="session")
+def hostile_run(tmp_path_factory):
+    """A directory with data/, rows whose items have hostile names and decide the label, and run/, an fm on them.
+
+    Its report was written at the end of training, by the command.
+    """
+    import csv
+
+    from test_commands import command
+
+    from data_tools.cli import main as data_tools
+
+    work = tmp_path_factory.mktemp("hostile")
+    rng = np.random.default_rng(0)
+    items = [SCRIPT, "a\tb", "quote\"'&amp;", "$x^2$", "é" * 200, "", "back\\slash", *map(str, range(13))]
+    item, user, noise = (rng.integers(0, n, 2400) for n in (20, 30, 5))
+    click = rng.random(2400) < 1 / (1 + np.exp(-rng.normal(0, 2, 20)[item] - rng.normal(0, 0.5, 30)[user]))
+    with open(work / "rows.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["click", "user", "item", "tags", "noise", "price"])
+        for row in zip(click.astype(int), user, item, noise, strict=True):
+            tags = "|".join(f"t{i}" for i in rng.integers(0, 6, rng.integers(0, 4)))
+            writer.writerow([row[0], f"u{row[1]}", items[row[2]], tags, f"n{row[3]}", f"{rng.normal():.3f}"])
+    (work / "schema.toml").write_text(HOSTILE_SCHEMA)
+    build = ("--format=csv", f"--input={work}/rows.csv", f"--schema={work}/schema.toml", "--split=random")
+    assert data_tools(["build-lmdb", *build, "--fractions=0.4,0.1,0.5", f"--output={work}/data"]) == 0
+    settings = ("--model=fm", "--embed_dim=4", "--epochs=2", "--lr=0.05", "--batch_size=96", "--devices=1", "--quiet")
+    report = ("--run.report=true", "--run.log_steps=4", "--train.eval_batch_size=512")
+    command("train", f"--data={work}/data", *settings, *report, f"--output_dir={work}/run")
+    return work

@@ -31,8 +31,13 @@ FLAGS = (
 
 
 def command(name, *arguments, expect=0):
-    """Runs ``dist_fm.NAME`` here, on up to four CPU devices; returns stdout, or, if it should fail, stderr."""
+    """Runs ``dist_fm.NAME`` here, on up to four CPU devices; returns stdout, or, if it should fail, stderr.
+
+    Training writes no report, unless it is asked to.
+    """
     module = importlib.import_module(f"dist_fm.{name}")
+    if name == "train" and "--help" not in arguments:
+        arguments = ("--run.report=false", *arguments)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run_command(module.main, list(map(str, arguments)))

@@ -37,6 +37,7 @@ def sweep(small_data, tmp_path):
         f"--output_dir={tmp_path}/out",
         grid,
         "--seeds=2",
+        "--run.report=false",
     )
 
 

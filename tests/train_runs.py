@@ -11,7 +11,7 @@ import time
 from conftest import weights
 
 HERE = pathlib.Path(__file__).parent
-RATES = ("samples_per_s", "train_samples_per_s", "train_seconds")
+RATES = ("samples_per_s", "train_samples_per_s", "train_seconds", "seconds")
 
 
 def environ(**more):
@@ -80,6 +80,7 @@ def flags(data, output, devices=1, **more):
         "save_steps": 4,
         "quiet": "true",
         "run.log_steps": 3,
+        "run.report": "false",
         **more,
     }
     return [f"--{key}={value}" for key, value in keys.items()]

@@ -7,6 +7,7 @@ and any number of hosts sees the same global batches: a host reads its slice of 
 import dataclasses
 import functools
 import math
+from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +15,6 @@ from dist_fm.data.negatives import Draws, WithNegatives
 from dist_fm.data.records import HostBatch, RecordLayout
 from dist_fm.data.schema import EMPTY, Schema
 from dist_fm.data.shuffle import ExactShuffle, Parts, Shuffle, WindowShuffle
-from dist_fm.data.store import BlockStore
 from dist_fm.data.streams import UNSEEN, generator
 from dist_fm.data.windows import RowStore, Windows
 
@@ -182,10 +182,19 @@ class MemoryStore:
         return self.words[start:stop]
 
 
+class StoredRows(Protocol):
+    """Rows int32 [rows, words] that are read by their places: a store's, or some in memory."""
+
+    @property
+    def rows(self) -> int: ...
+
+    def slice(self, start: int, stop: int) -> np.ndarray: ...
+
+
 class EvalSource(BatchSource):
     """A split in stored order, every row exactly once; the last batch is short (masked)."""
 
-    def __init__(self, store: BlockStore | MemoryStore, schema: Schema, batch_size: int, **parts):
+    def __init__(self, store: StoredRows, schema: Schema, batch_size: int, **parts):
         super().__init__(schema, batch_size, **parts)
         self.store = store
 

@@ -30,9 +30,18 @@ def expected_calibration_error(labels: np.ndarray, logits: np.ndarray, weights: 
     Where the edge of a bin falls inside a run of equal scores, or inside a row, both bins take their share of it, of
     its mean label: so every bin weighs the same, and the order of rows does not matter.
     """
+    predicted, happened = calibration_bins(labels, logits, weights, bins)
+    return float(np.abs(predicted - happened).mean())
+
+
+def calibration_bins(
+    labels: np.ndarray, logits: np.ndarray, weights: np.ndarray, bins: int = BINS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean prediction and mean label of each bin of ``expected_calibration_error``, float64 [bins] each."""
     scores, positives, negatives = by_score(labels, logits, weights)
     total = positives + negatives
     weight_to = np.append(0, np.cumsum(total))
-    excess_to = np.append(0, np.cumsum(probabilities(scores) * total - positives))  # of predictions over labels
     edges = np.linspace(0, weight_to[-1], bins + 1)
-    return float(np.abs(np.diff(np.interp(edges, weight_to, excess_to))).sum() / weight_to[-1])
+    sums = (np.append(0, np.cumsum(of_score)) for of_score in (probabilities(scores) * total, positives))
+    predicted, happened = (np.diff(np.interp(edges, weight_to, sum_to)) for sum_to in sums)
+    return predicted * bins / weight_to[-1], happened * bins / weight_to[-1]

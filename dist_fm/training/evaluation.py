@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from dist_fm.config import TrainConfig
-from dist_fm.data.source import EvalSource
+from dist_fm.data.records import RecordLayout
+from dist_fm.data.source import EvalSource, StoredRows
 from dist_fm.data.store import BlockStore
 from dist_fm.metrics.auc import auc, average_precision
 from dist_fm.metrics.calibration import calibration, expected_calibration_error, label_entropy
@@ -51,12 +52,19 @@ class ScoredRows(NamedTuple):
     weights: np.ndarray
 
 
+class Split(StoredRows, Protocol):
+    """Rows that say how they lie in their records."""
+
+    @property
+    def layout(self) -> RecordLayout: ...
+
+
 def evaluate(engine: Engine, state: TrainState, store: BlockStore, requests: Requests | None = None) -> Metrics:
     """Metrics of all rows of ``store`` (see ``metrics_of``). Raises ``Preempted`` when ``requests`` ask to stop."""
     return measure(engine, score_split(engine, state, store, requests), store)
 
 
-def score_split(engine: Engine, state: TrainState, store: BlockStore, requests: Requests | None = None) -> ScoredRows:
+def score_split(engine: Engine, state: TrainState, store: Split, requests: Requests | None = None) -> ScoredRows:
     """All rows of ``store``, scored; the same on every host. Raises ``Preempted`` when ``requests`` ask to stop."""
     size, layout = engine.config.train.eval_batch_size, store.layout
     # A run of the same fields and vocabulary may have been trained on rows without weights and groups, or with them.

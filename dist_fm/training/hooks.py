@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,12 +38,13 @@ class MetricsFile(Hook):
     """Appends to metrics.jsonl: every ``log_steps`` steps the mean loss since the last line, and every evaluation.
 
     ``losses``, those since the last line, are the run's progress, so that a run that goes on writes the same lines.
+    ``lr`` gives the learning rate of a step.
     """
 
-    def __init__(self, run: RunDir, log_steps: int, losses: list[float]):
+    def __init__(self, run: RunDir, log_steps: int, losses: list[float], lr: Callable[[int], float]):
         self._file = open(run.metrics_file, "a", encoding="utf-8")
         self._log_steps = log_steps
-        self._losses = losses
+        self._losses, self._lr = losses, lr
         self._samples, self._since = 0, time.perf_counter()
 
     def on_step(self, step: int, epoch: int, loss: float, samples: int) -> None:
@@ -52,7 +54,8 @@ class MetricsFile(Hook):
             now = time.perf_counter()
             rate = self._samples / max(now - self._since, 1e-9)
             mean = sum(self._losses) / len(self._losses)
-            self.on_event({"step": step, "epoch": epoch, "split": "train", "loss": mean, "samples_per_s": round(rate)})
+            event = {"step": step, "epoch": epoch, "split": "train", "loss": mean, "lr": self._lr(step)}
+            self.on_event({**event, "samples_per_s": round(rate)})
             self._losses.clear()
             self._samples, self._since = 0, now
 
@@ -121,11 +124,13 @@ class Timeline(Hook):
             self._running = False
 
 
-def make_hooks(config: RunConfig, run: RunDir, progress: Progress, first_step: int, steps: int) -> list[Hook]:
-    """The hooks ``config`` asks for; none but on the first host."""
+def make_hooks(
+    config: RunConfig, run: RunDir, progress: Progress, lr: Callable[[int], float], first_step: int, steps: int
+) -> list[Hook]:
+    """The hooks ``config`` asks for; none but on the first host. ``lr``: the schedule's rate of a step, from 1."""
     if not is_first():
         return []
-    metrics = MetricsFile(run, config.log_steps, progress.losses)
+    metrics = MetricsFile(run, config.log_steps, progress.losses, lambda step: lr(step) * progress.lr_scale)
     hooks: list[Hook] = [metrics, ProgressBar(first_step, steps, config.quiet)]
     if config.timeline:
         hooks.append(Timeline(run, config.timeline))

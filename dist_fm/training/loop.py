@@ -101,14 +101,15 @@ class Loop:
         if self.step != self._saved_step:
             for hook in self.hooks:
                 hook.on_save()
-            self.checkpoints.save(self.state, dataclasses.asdict(self.progress))
+            with self.progress.timed("save"):
+                self.checkpoints.save(self.state, dataclasses.asdict(self.progress))
             self._saved_step = self.step
             alive()
         self.requests.saved()
 
     def _train(self, placed: Iterator, until: int) -> None:
         """Trains up to step ``until``, or less when asked. Seconds spent compiling do not count as training time."""
-        began, self._compiling_s, first = time.perf_counter(), 0.0, self.step
+        began, compiled_s, first = time.perf_counter(), self.progress.spent["compile"], self.step
         for step, metrics in bounded(self._send(placed, until)):
             loss, norm = float(metrics.loss), float(metrics.gradient_norm)
             if not (np.isfinite(loss) and np.isfinite(norm)):
@@ -116,16 +117,18 @@ class Loop:
             alive()
             for hook in self.hooks:
                 hook.on_step(step, self._epoch(step), loss, self._samples(step))
-        self.progress.seconds += time.perf_counter() - began - self._compiling_s
+        compiling_s = self.progress.spent["compile"] - compiled_s
+        self.progress.seconds += time.perf_counter() - began - compiling_s
         self.progress.samples += sum(self._samples(step) for step in range(first + 1, self.step + 1))
 
     def _send(self, placed: Iterator, until: int) -> Iterator[tuple[int, StepMetrics]]:
         while self.step < until:
-            batch = next(placed)
+            with self.progress.timed("data"):
+                batch = next(placed)
             programs, began = self.engine.compiled_steps(), time.perf_counter()
             self.state, metrics = self.engine.train_step(self.state, batch)
             if self.engine.compiled_steps() != programs:
-                self._compiling_s += time.perf_counter() - began
+                self.progress.spent["compile"] += time.perf_counter() - began
             self.step += 1
             yield self.step, metrics
             if self.requests.stop or self.requests.save:
@@ -133,12 +136,14 @@ class Loop:
 
     def _evaluate(self) -> None:
         epoch = self._epoch(self.step)
-        metrics = evaluate(self.engine, self.state, self.valid, self.requests) if self.valid is not None else {}
+        with self.progress.timed("evaluate"):
+            metrics = evaluate(self.engine, self.state, self.valid, self.requests) if self.valid is not None else {}
         if metrics:
             for hook in self.hooks:
                 hook.on_event({"step": self.step, "epoch": epoch, "split": "valid", **metrics})
         if self.progress.update(self.config.train, metrics, self.step, epoch):
-            self.checkpoints.save_best(self.state)
+            with self.progress.timed("save"):
+                self.checkpoints.save_best(self.state)
         scale = np.float32(self.progress.lr_scale)
         lr_scale = jax.make_array_from_callback((), self.state.lr_scale.sharding, lambda index: scale)
         self.state = dataclasses.replace(self.state, lr_scale=lr_scale)

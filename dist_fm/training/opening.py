@@ -1,6 +1,7 @@
 """What training, evaluation, prediction and warm starts open: the devices of all hosts, and a run's best weights."""
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,14 +9,16 @@ from jax.sharding import Mesh
 
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import Config, RunConfig
-from dist_fm.data.schema import Schema
-from dist_fm.errors import UserError
+from dist_fm.data.schema import Schema, SchemaError, read_schema
+from dist_fm.errors import UserError, nearest
 from dist_fm.parallel.hosts import Hosts, find_hosts, first_decides
 from dist_fm.parallel.mesh import make_mesh, start_devices
 from dist_fm.run_dir import RunDir
 from dist_fm.training.placement import choose_update
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
+
+SPLITS = ("train", "valid", "test")
 
 
 def open_mesh(run: RunConfig) -> Mesh:
@@ -54,3 +57,22 @@ def open_best(run: RunDir, mesh: Mesh, *, dtype: Any = jnp.float32) -> tuple[Eng
         return engine, checkpoints.restore_best(engine.abstract_state(), step)
     finally:
         checkpoints.close()
+
+
+def data_of(run: RunDir, given: str = "") -> pathlib.Path:
+    """The data set ``given``, or the run's own; raises ``SchemaError`` for one that the run's model does not fit."""
+    data = pathlib.Path(given or run.config().data.path)
+    schema, trained = read_schema(data), run.schema()
+    if schema.fingerprint != trained.fingerprint:
+        raise SchemaError(
+            f"{data} has schema fingerprint {schema.fingerprint[:12]}, but {run.path} was trained on "
+            f"{trained.fingerprint[:12]} ({trained.name!r}): other fields or another vocabulary"
+        )
+    return data
+
+
+def check_split(name: str) -> str:
+    """``name``, if it is a split's; else raises ``UserError``."""
+    if name not in SPLITS:
+        raise UserError(f"--split={name}: {nearest(name, SPLITS)}")
+    return name

@@ -1,9 +1,14 @@
 """Where a run stands besides its weights: the best evaluation so far, patience, and whether it stopped early."""
 
+import contextlib
 import dataclasses
+import time
+from collections.abc import Iterator
 
 from dist_fm.config import TOP_K_METRICS, TrainConfig
 from dist_fm.training.evaluation import Metrics
+
+PARTS = ("data", "compile", "evaluate", "save")  # what the loop does besides steps; waiting for data is in ``seconds``
 
 
 @dataclasses.dataclass
@@ -21,6 +26,19 @@ class Progress:
     losses: list[float] = dataclasses.field(default_factory=list)  # of the steps since the last line of metrics.jsonl
     samples: int = 0  # trained in timed steps, and the seconds those took
     seconds: float = 0.0
+    spent: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the seconds that the block takes to those of one of ``PARTS``."""
+        began = time.perf_counter()
+        yield
+        self.spent[part] += time.perf_counter() - began
+
+    def seconds_by_part(self) -> dict[str, float]:
+        """Seconds of the training loop: waiting for data, in steps, compiling, evaluating, saving."""
+        step = self.seconds - self.spent["data"]
+        return {name: round(s, 3) for name, s in ({"data": self.spent["data"], "step": step} | self.spent).items()}
 
     def update(self, config: TrainConfig, metrics: Metrics, step: int, epoch: int) -> bool:
         """Takes in an evaluation of the valid split; True when it is the best so far."""

@@ -1,10 +1,12 @@
 """A training run from configuration to result.json: open the data, restore or start, train, test the best."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from dist_fm import __version__
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import GROUP_METRICS, Config
 from dist_fm.data.schema import Schema, read_schema
@@ -29,19 +31,21 @@ from dist_fm.training.step import Engine
 from dist_fm.training.warm_start import warm_start
 
 Result = dict[str, Any]
+AtEnd = Callable[[RunDir, Engine, TrainState], None]
 
 
-def train(config: Config) -> Result:
+def train(config: Config, at_end: AtEnd | None = None) -> Result:
     """Trains as ``config`` says and returns what result.json holds; starts, goes on, or reports a finished run.
 
+    ``at_end`` is called, on every host, when a run has been finished and its result is written, with the best weights.
     Raises ``UserError`` or ``SchemaError`` for anything the user can put right, and ``Preempted`` when a SIGTERM, to
     any host, asked all to stop and the state is saved.
     """
     with Requests(config.run.save_minutes) as requests, Watchdog(config.run.stall_s):
-        return _train(config, requests)
+        return _train(config, requests, at_end)
 
 
-def _train(config: Config, requests: Requests) -> Result:
+def _train(config: Config, requests: Requests, at_end: AtEnd | None) -> Result:
     data = pathlib.Path(config.data.path)
     schema = read_schema(data)
     _check_data(config, schema)
@@ -68,7 +72,7 @@ def _train(config: Config, requests: Requests) -> Result:
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
         state, progress = _first_state(config, engine, run, checkpoints, begin["goes_on"])
-        hooks = make_hooks(config.run, run, progress, int(state.step), steps)
+        hooks = make_hooks(config.run, run, progress, engine.lr, int(state.step), steps)
         loop = Loop(engine, state, progress, rows, stores["valid"], checkpoints, hooks, requests)
         state, progress = loop.run()
         best = checkpoints.restore_best(state, progress.best_step)
@@ -79,6 +83,8 @@ def _train(config: Config, requests: Requests) -> Result:
         raise
     checkpoints.close()
     first_decides(lambda: run.write_result(result))
+    if at_end is not None:
+        at_end(run, engine, best)
     return result
 
 
@@ -92,7 +98,7 @@ def _check_hosts(config: Config, schema: Schema, stores: dict[str, BlockStore]) 
         )
     about: dict[str, Any] = {section: keys for section, keys in config.to_dict().items() if section != "run"}
     about["data"] = {key: value for key, value in about["data"].items() if key != "path"}
-    together = ("devices", "save_steps", "save_minutes", "keep_checkpoint_max", "resume", "output_dir")
+    together = ("devices", "save_steps", "save_minutes", "keep_checkpoint_max", "resume", "output_dir", "report")
     about |= {key: getattr(config.run, key) for key in together} | {"schema": schema.fingerprint}
     about["the data set's name"] = pathlib.Path(config.data.path).resolve().name  # which names the run's directory
     must_be_alike(about | {f"rows of the {split} split": store.rows for split, store in stores.items()})
@@ -187,6 +193,7 @@ def _result(
     valid = progress.best_metrics or evaluate(engine, best, stores["valid"], requests)
     rate = progress.samples / progress.seconds if progress.seconds else 0.0
     return {
+        "version": __version__,
         "model": config.model_name,
         "devices": describe(engine.mesh),
         "steps": step,
@@ -198,6 +205,7 @@ def _result(
         "test": evaluate(engine, best, stores["test"], requests),
         "train_samples_per_s": round(rate),
         "train_seconds": round(progress.seconds, 3),
+        "seconds": progress.seconds_by_part(),
         "parameters": engine.parameters(),
         "placement": engine.lookup.placement,
         "compiled_steps": engine.compiled_steps(),

@@ -65,6 +65,10 @@ class Engine:
         self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=(self.shardings, everywhere))
         self.eval_step = jax.jit(self._eval_step, out_shardings=everywhere)
 
+    def lr(self, step: int) -> float:
+        """The schedule's learning rate of ``step`` (from 1), before a plateau's scale."""
+        return float(self.schedule(step - 1))
+
     def padded_batch(self, size: int) -> int:
         """``size`` rounded up so that the devices divide it."""
         return -(-size // self.mesh.size) * self.mesh.size

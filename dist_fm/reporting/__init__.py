@@ -1,0 +1,1 @@
+"""report.html: what a run did and found, on one page that needs nothing else."""
