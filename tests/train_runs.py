@@ -11,7 +11,7 @@ import time
 from conftest import weights
 
 HERE = pathlib.Path(__file__).parent
-RATES = ("samples_per_s", "train_samples_per_s", "train_seconds")
+RATES = ("samples_per_s", "train_samples_per_s", "train_seconds", "time")
 
 
 def environ(**more):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.profiler import StepTraceAnnotation, TraceAnnotation
 
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import Config
@@ -79,8 +80,6 @@ class Loop:
                 self._finish_step()
         finally:
             placed.close()
-            for hook in self.hooks:
-                hook.close()
         self.checkpoints.wait()
         return self.state, self.progress
 
@@ -101,7 +100,8 @@ class Loop:
         if self.step != self._saved_step:
             for hook in self.hooks:
                 hook.on_save()
-            self.checkpoints.save(self.state, dataclasses.asdict(self.progress))
+            with TraceAnnotation("save"):
+                self.checkpoints.save(self.state, dataclasses.asdict(self.progress))
             self._saved_step = self.step
             alive()
         self.requests.saved()
@@ -121,9 +121,13 @@ class Loop:
 
     def _send(self, placed: Iterator, until: int) -> Iterator[tuple[int, StepMetrics]]:
         while self.step < until:
-            batch = next(placed)
-            programs, began = self.engine.compiled_steps(), time.perf_counter()
-            self.state, metrics = self.engine.train_step(self.state, batch)
+            for hook in self.hooks:
+                hook.before_step(self.step + 1)
+            with StepTraceAnnotation("train", step_num=self.step + 1):
+                with TraceAnnotation("wait"):
+                    batch = next(placed)
+                programs, began = self.engine.compiled_steps(), time.perf_counter()
+                self.state, metrics = self.engine.train_step(self.state, batch)
             if self.engine.compiled_steps() != programs:
                 self._compiling_s += time.perf_counter() - began
             self.step += 1
@@ -133,7 +137,8 @@ class Loop:
 
     def _evaluate(self) -> None:
         epoch = self._epoch(self.step)
-        metrics = evaluate(self.engine, self.state, self.valid, self.requests) if self.valid is not None else {}
+        with TraceAnnotation("evaluate"):
+            metrics = evaluate(self.engine, self.state, self.valid, self.requests) if self.valid is not None else {}
         if metrics:
             for hook in self.hooks:
                 hook.on_event({"step": self.step, "epoch": epoch, "split": "valid", **metrics})

@@ -1,23 +1,26 @@
 """A training run from configuration to result.json: open the data, restore or start, train, test the best."""
 
+import contextlib
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
+from data_tools.progress import quietly
 from dist_fm.checkpoint import Checkpoints
-from dist_fm.config import GROUP_METRICS, Config
+from dist_fm.config import GROUP_METRICS, Config, RunConfig
 from dist_fm.data.schema import Schema, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.data.store import BlockStore
 from dist_fm.data.windows import RowStore
 from dist_fm.errors import UserError
-from dist_fm.parallel.hosts import first_decides, must_be_alike, say
+from dist_fm.parallel.hosts import first_decides, is_first, must_be_alike, say
 from dist_fm.parallel.mesh import describe
 from dist_fm.parallel.watchdog import Watchdog
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import evaluate
-from dist_fm.training.hooks import make_hooks
+from dist_fm.training.hooks import Hook, Listener, MetricsFile, ProgressBar
 from dist_fm.training.loop import Loop, total_steps
 from dist_fm.training.opening import hosts_of, open_mesh, settle_update
 from dist_fm.training.progress import Progress
@@ -26,35 +29,41 @@ from dist_fm.training.resume import check_same_run
 from dist_fm.training.rows import describe_rows, training_rows
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
+from dist_fm.training.tensorboard import open_tensorboard
+from dist_fm.training.timeline import Span, Timeline
 from dist_fm.training.warm_start import warm_start
 
 Result = dict[str, Any]
 
 
-def train(config: Config) -> Result:
+def train(config: Config, hooks: Sequence[Listener] = ()) -> Result:
     """Trains as ``config`` says and returns what result.json holds; starts, goes on, or reports a finished run.
+
+    ``hooks`` are functions of an event, called on the first host with each line of metrics.jsonl as it is written, and
+    at the end with one of split ``test``, which also holds the whole ``result``. What they raise ends training.
 
     Raises ``UserError`` or ``SchemaError`` for anything the user can put right, and ``Preempted`` when a SIGTERM, to
     any host, asked all to stop and the state is saved.
     """
-    with Requests(config.run.save_minutes) as requests, Watchdog(config.run.stall_s):
-        return _train(config, requests)
+    with Requests(config.run.save_minutes) as requests, Watchdog(config.run.stall_s), quietly(config.run.quiet):
+        return _train(config, requests, hooks)
 
 
-def _train(config: Config, requests: Requests) -> Result:
+def _train(config: Config, requests: Requests, listeners: Sequence[Listener]) -> Result:
     data = pathlib.Path(config.data.path)
     schema = read_schema(data)
     _check_data(config, schema)
     stores = {split: open_split(data, split) for split in ("train", "valid", "test")}
     if not stores["train"].rows:
         raise UserError(f"{data}: the training split has no rows")
-    run = RunDir(config.run.output_dir or f"runs/{data.resolve().name}_{config.model_name}")
+    run = RunDir.of(config)
     mesh = open_mesh(config.run)
     say(f"devices: {describe(mesh)}")
     _check_hosts(config, schema, stores)
     rows = training_rows(config, schema, stores["train"])
     config = settle_update(config, run, schema)
     steps = total_steps(config, rows.rows)
+    span = Span.parse(config.run.timeline, steps) if config.run.timeline else None
     begin = first_decides(lambda: {"goes_on": _goes_on(config, run, schema), "result": _finished(run, steps)})
     if begin["result"]:
         say(f"{run.path} is finished: step {begin['result']['steps']}, nothing left to do")
@@ -68,11 +77,17 @@ def _train(config: Config, requests: Requests) -> Result:
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
         state, progress = _first_state(config, engine, run, checkpoints, begin["goes_on"])
-        hooks = make_hooks(config.run, run, progress, int(state.step), steps)
-        loop = Loop(engine, state, progress, rows, stores["valid"], checkpoints, hooks, requests)
-        state, progress = loop.run()
-        best = checkpoints.restore_best(state, progress.best_step)
-        result = _result(config, engine, progress, int(state.step), best, stores, requests)
+        with contextlib.ExitStack() as open_hooks:
+            hooks = _hooks(config.run, run, progress, int(state.step), steps, span, listeners)
+            for hook in hooks:
+                open_hooks.callback(hook.close)
+            loop = Loop(engine, state, progress, rows, stores["valid"], checkpoints, hooks, requests)
+            state, progress = loop.run()
+            best = checkpoints.restore_best(state, progress.best_step)
+            result = _result(config, engine, progress, int(state.step), best, stores, requests)
+            of_best = {"step": progress.best_step, "epoch": progress.best_epoch, "split": "test"}
+            for hook in hooks:
+                hook.on_result({**of_best, **result["test"], "result": result})
     except BaseException:
         if mesh.devices.shape[0] == 1:  # with several hosts it would wait for those that do not fail
             checkpoints.close()
@@ -80,6 +95,29 @@ def _train(config: Config, requests: Requests) -> Result:
     checkpoints.close()
     first_decides(lambda: run.write_result(result))
     return result
+
+
+def _hooks(
+    config: RunConfig,
+    run: RunDir,
+    progress: Progress,
+    first_step: int,
+    steps: int,
+    span: Span | None,
+    listeners: Sequence[Listener],
+) -> list[Hook]:
+    """The hooks ``config`` asks for; none but on the first host."""
+    if not is_first():
+        return []
+    tensorboard = open_tensorboard(run) if config.tensorboard else None
+    told = listeners if tensorboard is None else [tensorboard.write, *listeners]
+    hooks: list[Hook | None] = [
+        MetricsFile(run, config.log_steps, progress.losses, told),
+        tensorboard,
+        ProgressBar(first_step, steps, config.quiet),
+        Timeline(run, span, first_step) if span is not None else None,
+    ]
+    return [hook for hook in hooks if hook is not None]
 
 
 def _check_hosts(config: Config, schema: Schema, stores: dict[str, BlockStore]) -> None:
