@@ -1,5 +1,6 @@
 """What happens beside training: the metrics file and the progress bar. None of it changes a number."""
 
+import datetime
 import json
 import os
 import time
@@ -63,7 +64,7 @@ class MetricsFile(Hook):
             self._samples, self._since = 0, now
 
     def on_event(self, event: Event) -> None:
-        event = {**event, "time": round(time.time(), 3)}
+        event = {**event, "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")}
         self._file.write(json.dumps(event) + "\n")
         self._file.flush()
         self.on_result(event)

@@ -1,6 +1,7 @@
 """TensorBoard events beside metrics.jsonl: the same numbers, as scalars SPLIT/NAME by step."""
 
 import contextlib
+import datetime
 import importlib.util
 import json
 import sys
@@ -11,7 +12,7 @@ from dist_fm.parallel.hosts import say
 from dist_fm.run_dir import RunDir
 from dist_fm.training.hooks import Event, Hook
 
-_NO_SCALARS = ("step", "epoch", "time")
+_NO_SCALARS = ("step", "epoch")
 
 
 def open_tensorboard(run: RunDir) -> "TensorBoard | None":
@@ -68,4 +69,5 @@ class TensorBoard(Hook):
             if name not in _NO_SCALARS and isinstance(number, int | float) and not isinstance(number, bool)
         }
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=number) for tag, number in numbers.items()])
-        self._writer.write_event(Record(wall_time=event.get("time", time.time()), step=event["step"], summary=summary))
+        at_s = datetime.datetime.fromisoformat(event["time"]).timestamp() if "time" in event else time.time()
+        self._writer.write_event(Record(wall_time=at_s, step=event["step"], summary=summary))
