@@ -15,6 +15,7 @@ import time
 
 import pytest
 from conftest import make_schema, weights, write_data_set
+from train_runs import points, scalars
 
 from dist_fm.command import run_command
 from dist_fm.run_dir import RunDir
@@ -128,6 +129,7 @@ def test_a_killed_run_goes_on_to_the_same_end(whole_run, small_data, tmp_path):
     kill_after_a_checkpoint(killed, *flags)
     command("train", *flags)
     assert weights(killed) == weights(run)
+    assert scalars(killed) == points(killed)
     steps = [event["step"] for event in events(killed) if event["split"] == "valid"]
     assert steps == sorted(set(steps))
 

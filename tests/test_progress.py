@@ -84,7 +84,7 @@ def commands(work, to, *more):
             ["reading ratings.dat", "counting", "writing"],
         ),
         "verify": (tool("verify", data), ["verifying train", "verifying test"]),
-        "synth": (tool("synth", "--kind=movielens", "--rows=500", f"--output={to}/r.dat"), ["drawing"]),
+        "synth": (tool("synth", "--kind=movielens", "--rows=3000", f"--output={to}/r.dat"), ["drawing"]),
         "train": (
             of_ours("train", f"--data={data}", *FLAGS, f"--output_dir={to}/run"),
             ["epoch 1  loss", "samples/s", "evaluating"],

@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 from conftest import make_config, make_engine, make_schema
-from test_commands import FLAGS, command
+from test_commands import command
 from test_models import PUBLISHED
 
+from dist_fm.flags import load_config, parse_flags
 from dist_fm.models import MODELS, get_model
+from dist_fm.run_dir import RunDir
 from dist_fm.training.sizes import describe, measure
 
 SCHEMA = make_schema()
@@ -24,15 +26,19 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("case", PUBLISHED)
+FAST = ("DCN", "AFN", "HOFM")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in FAST else pytest.mark.slow) for case in PUBLISHED]
+)
 def test_published_numbers_of_parameters(case):
     parameters, name, settings = PUBLISHED[case]
     schema = make_schema((5380, *[1] * 9), (None,) * 10)
     config = make_config(name, sections={"tables": {"update": "dense"}})
     config = dataclasses.replace(config, model=get_model(name).Config(embed_dim=10, **settings))
-    assert measure(config, schema).parameters == parameters
-    text = describe(config, schema)
-    assert f"all {parameters:,}".split() == next(line for line in text.splitlines() if " all " in line).split()[:2]
+    last = describe(config, schema).splitlines()[-1]
+    assert last.split()[:2] == ["all", f"{parameters:,}"]
 
 
 def equals_the_engine(name, sections):
@@ -71,11 +77,10 @@ def test_a_table_that_no_memory_holds_is_shown():
 
 
 def test_of_a_run_and_of_its_settings_it_shows_the_same(small_data, tmp_path):
-    flags = [flag for flag in FLAGS if not flag.startswith("--epochs")]
-    flags += ["--epochs=1", "--devices=1", "--l2_embedding=1e-4", "--tables.update=sparse", "--no_eval", "--steps=1"]
-    command("train", f"--data={small_data}", *flags, f"--output_dir={tmp_path}/run")
+    flags = [f"--data={small_data}", "--model=deepfm", "--l2_embedding=1e-4", "--tables.update=sparse"]
+    RunDir(tmp_path / "run").create(load_config(None, parse_flags(flags)[0]), small_data)
     shown = command("summary", f"--run={tmp_path}/run")
-    assert shown == command("summary", f"--data={small_data}", *flags, f"--output_dir={tmp_path}/other")
+    assert shown == command("summary", *flags, f"--output_dir={tmp_path}/other")
     assert not (tmp_path / "other").exists()
     lines = [" ".join(line.split()) for line in shown.splitlines()]
     assert "linear 79 1 79 float32 316 0 0.0001 adam" in lines
