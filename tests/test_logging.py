@@ -22,6 +22,7 @@ from dist_fm.run_dir import RunDir
 from dist_fm.training.session import train
 from dist_fm.training.tensorboard import TensorBoard, open_tensorboard
 
+ROOT = pathlib.Path(__file__).parent.parent
 SHORT = (*FLAGS, "--model=fm", "--devices=1", "--epochs=2")
 HOOKS = """
 import json, pathlib
@@ -188,11 +189,12 @@ def test_quiet_leaves_the_lines_out(told_run, small_data, capsys):
 
 @pytest.mark.slow
 def test_the_readmes_mlflow_hook_logs_to_mlflow(told_run, small_data, tmp_path, monkeypatch):
-    """With MLflow itself, into its file store, from the lines of docs/logging.md."""
+    """With MLflow itself, into its file store, by the lines of the README."""
     mlflow = pytest.importorskip("mlflow", reason="needs mlflow-skinny, which `make test-slow` installs")
-    page = (pathlib.Path(__file__).parent.parent / "docs" / "logging.md").read_text(encoding="utf-8")
-    code = next(block for block in page.split("```") if block.startswith("python\nimport mlflow"))
-    (tmp_path / "mlflow_hook.py").write_text(code.removeprefix("python\n"))
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/logging.md")]
+    blocks = [block for page in pages for block in page.split("```") if block.startswith("python\nimport mlflow")]
+    assert len(blocks) == 2 and blocks[0] == blocks[1]
+    (tmp_path / "mlflow_hook.py").write_text(blocks[0].removeprefix("python\n"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri(f"file:{tmp_path}/mlruns")

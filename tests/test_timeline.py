@@ -32,7 +32,7 @@ def test_the_trace_names_the_steps_and_their_parts(traced):
         events = json.load(opened)["traceEvents"]
     steps = {int(event["args"]["step_num"]) for event in events if event.get("name") == "train"}
     # What is in flight when step 12 has finished was sent before.
-    assert set(range(7, 13)) <= steps <= set(range(7, 13 + LIMIT + 1))
+    assert set(range(7, 13)) <= steps <= set(range(7, 13 + LIMIT))
     assert {"wait", "read", "prepare", "place", "evaluate", "save"} <= {event.get("name") for event in events}
 
 

@@ -1,41 +1,21 @@
-"""What happens beside training: the metrics file and the progress bar. None of it changes a number."""
+"""What happens beside training: the metrics file, the progress bar, and which hooks a run has."""
 
 import datetime
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import tqdm
 
 from data_tools.progress import print_line
+from dist_fm.config import RunConfig
+from dist_fm.parallel.hosts import is_first
 from dist_fm.run_dir import RunDir
-
-Event = dict[str, Any]
-Listener = Callable[[Event], None]
-
-
-class Hook:
-    """What training tells of: steps sent and finished, every evaluation, that it is about to save, the end."""
-
-    def before_step(self, step: int) -> None:
-        pass
-
-    def on_step(self, step: int, epoch: int, loss: float, samples: int) -> None:
-        pass
-
-    def on_event(self, event: Event) -> None:
-        pass
-
-    def on_save(self) -> None:
-        pass
-
-    def on_result(self, event: Event) -> None:
-        """The last event: the test metrics of the best step, with the whole ``result``."""
-
-    def close(self) -> None:
-        pass
+from dist_fm.training.hook import Event, Hook, Listener
+from dist_fm.training.progress import Progress
+from dist_fm.training.tensorboard import open_tensorboard
+from dist_fm.training.timeline import Span, Timeline
 
 
 class MetricsFile(Hook):
@@ -116,3 +96,26 @@ class ProgressBar(Hook):
 
     def close(self) -> None:
         self._bar.close()
+
+
+def make_hooks(
+    config: RunConfig,
+    run: RunDir,
+    progress: Progress,
+    first_step: int,
+    steps: int,
+    span: Span | None,
+    listeners: Sequence[Listener],
+) -> list[Hook]:
+    """The hooks ``config`` asks for; none but on the first host."""
+    if not is_first():
+        return []
+    tensorboard = open_tensorboard(run) if config.tensorboard else None
+    told = listeners if tensorboard is None else [tensorboard.write, *listeners]
+    hooks: list[Hook | None] = [
+        MetricsFile(run, config.log_steps, progress.losses, told),
+        tensorboard,
+        ProgressBar(first_step, steps, config.quiet),
+        Timeline(run, span, first_step) if span is not None else None,
+    ]
+    return [hook for hook in hooks if hook is not None]

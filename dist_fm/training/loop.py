@@ -23,7 +23,7 @@ from dist_fm.errors import Preempted, UserError
 from dist_fm.parallel.watchdog import alive
 from dist_fm.training.evaluation import evaluate
 from dist_fm.training.feed import batches
-from dist_fm.training.hooks import Hook
+from dist_fm.training.hook import Hook
 from dist_fm.training.in_flight import bounded
 from dist_fm.training.progress import Progress
 from dist_fm.training.requests import Requests

@@ -9,18 +9,19 @@ import jax
 
 from data_tools.progress import quietly
 from dist_fm.checkpoint import Checkpoints
-from dist_fm.config import GROUP_METRICS, Config, RunConfig
+from dist_fm.config import GROUP_METRICS, Config
 from dist_fm.data.schema import Schema, read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.data.store import BlockStore
 from dist_fm.data.windows import RowStore
 from dist_fm.errors import UserError
-from dist_fm.parallel.hosts import first_decides, is_first, must_be_alike, say
+from dist_fm.parallel.hosts import first_decides, must_be_alike, say
 from dist_fm.parallel.mesh import describe
 from dist_fm.parallel.watchdog import Watchdog
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import evaluate
-from dist_fm.training.hooks import Hook, Listener, MetricsFile, ProgressBar
+from dist_fm.training.hook import Listener
+from dist_fm.training.hooks import make_hooks
 from dist_fm.training.loop import Loop, total_steps
 from dist_fm.training.opening import hosts_of, open_mesh, settle_update
 from dist_fm.training.progress import Progress
@@ -29,8 +30,7 @@ from dist_fm.training.resume import check_same_run
 from dist_fm.training.rows import describe_rows, training_rows
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
-from dist_fm.training.tensorboard import open_tensorboard
-from dist_fm.training.timeline import Span, Timeline
+from dist_fm.training.timeline import Span
 from dist_fm.training.warm_start import warm_start
 
 Result = dict[str, Any]
@@ -78,7 +78,7 @@ def _train(config: Config, requests: Requests, listeners: Sequence[Listener]) ->
     try:
         state, progress = _first_state(config, engine, run, checkpoints, begin["goes_on"])
         with contextlib.ExitStack() as open_hooks:
-            hooks = _hooks(config.run, run, progress, int(state.step), steps, span, listeners)
+            hooks = make_hooks(config.run, run, progress, int(state.step), steps, span, listeners)
             for hook in hooks:
                 open_hooks.callback(hook.close)
             loop = Loop(engine, state, progress, rows, stores["valid"], checkpoints, hooks, requests)
@@ -95,29 +95,6 @@ def _train(config: Config, requests: Requests, listeners: Sequence[Listener]) ->
     checkpoints.close()
     first_decides(lambda: run.write_result(result))
     return result
-
-
-def _hooks(
-    config: RunConfig,
-    run: RunDir,
-    progress: Progress,
-    first_step: int,
-    steps: int,
-    span: Span | None,
-    listeners: Sequence[Listener],
-) -> list[Hook]:
-    """The hooks ``config`` asks for; none but on the first host."""
-    if not is_first():
-        return []
-    tensorboard = open_tensorboard(run) if config.tensorboard else None
-    told = listeners if tensorboard is None else [tensorboard.write, *listeners]
-    hooks: list[Hook | None] = [
-        MetricsFile(run, config.log_steps, progress.losses, told),
-        tensorboard,
-        ProgressBar(first_step, steps, config.quiet),
-        Timeline(run, span, first_step) if span is not None else None,
-    ]
-    return [hook for hook in hooks if hook is not None]
 
 
 def _check_hosts(config: Config, schema: Schema, stores: dict[str, BlockStore]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dist_fm.parallel.hosts import say
 from dist_fm.run_dir import RunDir
-from dist_fm.training.hooks import Event, Hook
+from dist_fm.training.hook import Event, Hook
 
 _NO_SCALARS = ("step", "epoch")
 

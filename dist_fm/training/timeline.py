@@ -12,7 +12,7 @@ import jax
 from dist_fm.errors import UserError
 from dist_fm.parallel.hosts import say
 from dist_fm.run_dir import RunDir
-from dist_fm.training.hooks import Hook
+from dist_fm.training.hook import Hook
 
 
 class Span(NamedTuple):

@@ -7,7 +7,7 @@ import sys
 import traceback
 
 from dist_fm.errors import UserError, nearest
-from dist_fm.training.hooks import Event, Listener
+from dist_fm.training.hook import Event, Listener
 
 
 def load_hook(name: str) -> Listener:
