@@ -12,6 +12,7 @@ from data_tools.errors import DataError, unknown
 from data_tools.formats import FORMATS
 from data_tools.inspect import inspect
 from data_tools.plan import ENGINES, BuildOptions
+from data_tools.progress import quietly
 from data_tools.split import KINDS, parse_fractions
 from data_tools.synth import KINDS as SYNTH_KINDS
 from data_tools.synth import synth
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        return options.run(options)
+        with quietly(options.quiet):
+            return options.run(options)
     except (DataError, SchemaError, StoreError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -78,6 +80,7 @@ def _parser() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     parser = _Parser(prog="data_tools", description="Raw click logs and ratings into data sets for dist_fm.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     adders = {"build-lmdb": _add_build, "inspect": _add_inspect, "verify": _add_verify, "synth": _add_synth}
+    parser.set_defaults(quiet=False)
     return parser, {name: add(commands, name) for name, add in adders.items()}
 
 
@@ -132,6 +135,7 @@ def _add_build(commands, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--engine", default="local", help=about)
     about = "what the counts of distinct values may take before they go to disk, as 500MB or 2GB (default: 1GB)"
     parser.add_argument("--memory", default="1GB", metavar="SIZE", help=about)
+    _add_quiet(parser)
     parser.set_defaults(run=_build)
     return parser
 
@@ -148,6 +152,7 @@ def _add_verify(commands, name: str) -> argparse.ArgumentParser:
     about = "Checks every block, count, id, vocabulary and fingerprint of a data set."
     parser = commands.add_parser(name, help="check that a data set is undamaged", description=about)
     parser.add_argument("directory", metavar="DIR")
+    _add_quiet(parser)
     parser.set_defaults(run=_verify)
     return parser
 
@@ -161,8 +166,13 @@ def _add_synth(commands, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, required=True)
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    _add_quiet(parser)
     parser.set_defaults(run=_synth)
     return parser
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def _build(options: argparse.Namespace) -> int:

@@ -1,9 +1,30 @@
-"""A progress bar over bytes read or rows written, silent when nobody is watching."""
+"""A progress bar over bytes read or rows written, silent when nobody is watching, or asked to be."""
 
+import contextlib
+import contextvars
 import sys
 import time
+from collections.abc import Iterator
 
 from tqdm import tqdm
+
+_QUIET = contextvars.ContextVar("quiet", default=False)
+
+
+@contextlib.contextmanager
+def quietly(quiet: bool) -> Iterator[None]:
+    """Within it, if ``quiet``, there are no bars."""
+    before = _QUIET.set(quiet or _QUIET.get())
+    try:
+        yield
+    finally:
+        _QUIET.reset(before)
+
+
+def print_line(text: str) -> None:
+    """Prints ``text`` at once, above a bar if there is one."""
+    with tqdm.external_write_mode():
+        print(text, flush=True)
 
 
 class Progress:
@@ -12,9 +33,8 @@ class Progress:
     def __init__(self, what: str, total: int | None, unit: str):
         self._start_s = time.perf_counter()
         self._rows = 0
-        self._bar = tqdm(
-            total=total, desc=what, unit=unit, unit_scale=True, leave=False, disable=not sys.stderr.isatty()
-        )
+        hidden = _QUIET.get() or not sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=what, unit=unit, unit_scale=True, leave=False, disable=hidden)
 
     def advance(self, units: int, rows: int) -> None:
         self._rows += rows

@@ -156,7 +156,8 @@ class RunConfig:
     keep_checkpoint_max: int = _key(2, "checkpoints kept besides the best", min=1)
     log_steps: int = _key(100, "write a metrics line every N steps", min=1)
     timeline: str = _key("", "FROM:TO, profile these steps into the run's directory")
-    quiet: bool = _key(False, "no progress bar")
+    tensorboard: bool = _key(True, "write TensorBoard events, where tensorboardX is installed")
+    quiet: bool = _key(False, "no progress, neither bars nor lines, and no summary at the end")
     report: bool = _key(True, "write report.html at the end, where the packages of dist_fm[report] are installed")
 
 

@@ -1,6 +1,6 @@
 """The demo: ratings of a planted model -> data set -> DeepFM on four devices -> a table that says how close it came.
 
-python -m dist_fm.demo [--rows=200000] [--work=runs/demo]
+python -m dist_fm.demo [--rows=200000] [--work=runs/demo] [--quiet]
 """
 
 import json
@@ -9,6 +9,7 @@ import shutil
 import sys
 
 from data_tools.cli import main as data_tools
+from data_tools.progress import quietly
 from dist_fm.command import run_command
 from dist_fm.errors import UserError
 from dist_fm.flags import load_config, parse_flags, parse_own, whole_number
@@ -22,19 +23,21 @@ def main(arguments: list[str]) -> None:
     if "--help" in arguments or "-h" in arguments:
         print(__doc__)
         return
-    flags = parse_own(arguments, {"rows": "200000", "work": "runs/demo"})
+    flags = parse_own(arguments, {"rows": "200000", "work": "runs/demo", "quiet": "false"})
     rows, work = whole_number("rows", flags["rows"]), pathlib.Path(flags["work"])
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
     raw, data, run = work / "ratings.dat", work / "data", work / MODEL
-    _tool("synth", "--kind=movielens", f"--rows={rows}", f"--output={raw}")
-    _tool("build-lmdb", "--format=movielens-1m", f"--input={raw}", f"--output={data}")
     settings = (
         *(f"--data={data}", f"--model={MODEL}", f"--devices={DEVICES}", f"--output_dir={run}"),
         *("--epochs=15", "--batch_size=1024", "--lr=3e-3", "--embed_dim=8", "--l2_embedding=3e-5"),
-        *("--train.patience=2", "--train.plateau_factor=0.3", "--train.monitor=logloss"),
+        *("--train.patience=2", "--train.plateau_factor=0.3", "--train.monitor=logloss", f"--quiet={flags['quiet']}"),
     )
-    result = train(load_config(None, parse_flags(settings)[0]), after_training)
+    config = load_config(None, parse_flags(settings)[0])
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    with quietly(config.run.quiet):
+        _tool("synth", "--kind=movielens", f"--rows={rows}", f"--output={raw}")
+        _tool("build-lmdb", "--format=movielens-1m", f"--input={raw}", f"--output={data}")
+        result = train(config, at_end=after_training)
     planted = json.loads(raw.with_name(raw.name + ".planted.json").read_text(encoding="utf-8"))
     print(table(result, planted, run))
 

@@ -1,7 +1,7 @@
 """Evaluates a run's best checkpoint on a split.
 
 python -m dist_fm.evaluate --run=DIR [--data=DIR] [--split=test] [--scores=FILE.npz|FILE.csv] [--devices=N]
-    [--platform=auto|cpu|gpu]
+    [--platform=auto|cpu|gpu] [--quiet]
 
 --scores writes what the metrics are computed from, a row of the split each, in stored order: logit and probability
 (with mse: prediction), label, weight, and, if the data set has groups, group.
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from data_tools.progress import quietly
 from dist_fm.command import run_command
 from dist_fm.data.shards import open_split
 from dist_fm.errors import UserError
@@ -41,9 +42,9 @@ def main(arguments: list[str]) -> None:
     if scores is not None and (scores.suffix not in (".npz", ".csv") or not scores.parent.is_dir()):
         raise UserError(f"--scores={scores}: must be FILE.npz or FILE.csv in a directory that is there")
     data = data_of(run, flags["data"])
-    mesh = open_mesh(where_to_run(flags))
-    engine, state = open_best(run, mesh)
-    with open_split(data, split) as store:
+    where = where_to_run(flags)
+    engine, state = open_best(run, open_mesh(where))
+    with quietly(where.quiet), open_split(data, split) as store:
         rows = score_split(engine, state, store)
         metrics = measure(engine, rows, store)
         if scores is not None:

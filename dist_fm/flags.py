@@ -38,6 +38,7 @@ SHORT_FLAGS = {
     "keep_checkpoint_max": "run.keep_checkpoint_max",
     "output_dir": "run.output_dir",
     "resume": "run.resume",
+    "log_every": "run.log_steps",
     "timeline": "run.timeline",
     "platform": "run.platform",
     "init_from": "train.init_from",
@@ -170,7 +171,10 @@ def help_text() -> str:
 
 
 def parse_own(arguments: Sequence[str], known: Mapping[str, str | None]) -> dict[str, str]:
-    """The flags of a small command: ``known`` names them with their defaults, None where one must be given."""
+    """The flags of a small command: ``known`` names them with their defaults, None where one must be given.
+
+    One that is ``false`` by default may be given without a value.
+    """
     return parse_repeated(arguments, known)[0]
 
 
@@ -190,9 +194,12 @@ def parse_repeated(
         if name not in known:
             raise UserError(f"unknown flag --{name}; {nearest(name, known, prefix='--')}")
         if not has_value:
-            if not rest or rest[0].startswith("--"):
+            if rest and not rest[0].startswith("--"):
+                value = rest.pop(0)
+            elif known[name] == "false":
+                value = "true"
+            else:
                 raise UserError(f"--{name} needs a value: --{name}=...")
-            value = rest.pop(0)
         given[name] = value
         if name == repeated:
             values.append(value)
@@ -211,8 +218,8 @@ def whole_number(flag: str, text: str) -> int:
     return int(text)
 
 
-# Where a small command runs: the flags of section [run] that say so, with their defaults.
-WHERE_FLAGS = {"devices": "0", "platform": "auto", "hosts": "0", "host": "-1", "coordinator": ""}
+# Where a small command runs, and how quietly: the flags of section [run] that say so, with their defaults.
+WHERE_FLAGS = {"devices": "0", "platform": "auto", "hosts": "0", "host": "-1", "coordinator": "", "quiet": "false"}
 
 
 def where_to_run(flags: Mapping[str, str]) -> RunConfig:

@@ -1,6 +1,6 @@
 """Scores raw rows with a run's best checkpoint.
 
-python -m dist_fm.predict --run=DIR --input=raw.csv --output=scores.csv [--keep=user,item] [--devices=N]
+python -m dist_fm.predict --run=DIR --input=raw.csv --output=scores.csv [--keep=user,item] [--devices=N] [--quiet]
 
 The input has the rows of the training format, as text or as parquet, label optional: with a header it is matched by
 name, in any order, and extra columns are ignored. The output has a line a row, `row,score`: the row's number from 0,
@@ -20,7 +20,7 @@ import numpy as np
 
 from data_tools.encode import Encoder
 from data_tools.formats import Chunk, open_rows
-from data_tools.progress import Progress
+from data_tools.progress import Progress, quietly
 from dist_fm.command import run_command
 from dist_fm.data.source import EvalSource, MemoryStore
 from dist_fm.errors import UserError
@@ -47,9 +47,11 @@ def main(arguments: list[str]) -> None:
     keep = tuple(name for name in flags["keep"].split(",") if name)
     rows = open_rows(run.schema().source, flags["input"], for_prediction=True, keep=keep)
     encoder = Encoder.from_directory(run.path)
-    engine, state = open_best(run, open_mesh(where_to_run(flags)))
+    where = where_to_run(flags)
+    engine, state = open_best(run, open_mesh(where))
 
-    with _written_whole(output) as (scores, errors), Progress("predict", rows.text_bytes, "B") as bar:
+    hushed = quietly(where.quiet or not is_first())
+    with _written_whole(output) as (scores, errors), hushed, Progress("predict", rows.text_bytes, "B") as bar:
         writer = csv.writer(scores, lineterminator="\n")
         writer.writerow(["row", "score", *keep])
         for chunk in rows:

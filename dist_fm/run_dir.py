@@ -1,7 +1,8 @@
 """One run, one directory: its files, written whole or not at all.
 
 config.toml (resolved), schema.json and vocab/ (so that prediction needs no data set), metrics.jsonl (a line an event),
-checkpoints/ and best/, result.json (last: a run that has it is finished), report.html (made from all of it).
+TensorBoard's events, checkpoints/ and best/, result.json (last: a run that has it is finished), report.html (made from
+all of it).
 """
 
 import json
@@ -32,6 +33,12 @@ class RunDir:
             raise UserError(f"--run={path} is not a run: it has no config.toml (`python -m dist_fm.train` makes runs)")
         return run
 
+    @classmethod
+    def of(cls, config: Config) -> "RunDir":
+        """Where ``config`` says that its run goes."""
+        data = pathlib.Path(config.data.path)
+        return cls(config.run.output_dir or f"runs/{data.resolve().name}_{config.model_name}")
+
     @property
     def config_file(self) -> pathlib.Path:
         return self.path / "config.toml"
@@ -39,6 +46,10 @@ class RunDir:
     @property
     def metrics_file(self) -> pathlib.Path:
         return self.path / "metrics.jsonl"
+
+    def event_files(self) -> list[pathlib.Path]:
+        """TensorBoard's."""
+        return sorted(self.path.glob("events.out.tfevents.*"))
 
     def create(self, config: Config, data: pathlib.Path) -> None:
         """Makes the directory, with copies of ``data``'s schema and vocabularies; config.toml, last, marks it.

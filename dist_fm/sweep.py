@@ -1,7 +1,8 @@
 """Trains every setting of a grid from several seeds, and writes tables of means and deviations.
 
 python -m dist_fm.sweep --config=FILE[,FILE2 ...] --data=DIR --output_dir=DIR [--seeds=5] [--jobs=1]
-    [--grid="optimizer.lr=1e-3,5e-4; model.mlp_dims=[400,400],[64]"] [any flag of dist_fm.train]
+    [--grid="optimizer.lr=1e-3,5e-4; model.mlp_dims=[400,400],[64]"] [--hook=MODULE:FUNCTION]
+    [--quiet] [any flag of dist_fm.train]
 
 A setting is one value of every key of the grid, on top of the flags and a configuration file. Each is trained from
 seeds 0 to N - 1, into DIR/SETTING/seed-I; a finished run is not trained again, an interrupted one goes on.
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> None:
     if "--help" in arguments or "-h" in arguments:
         print(__doc__)
         return
-    flags, own = parse_flags(arguments, own=("config", "grid", "seeds", "jobs", "output_dir"))
+    flags, own = parse_flags(arguments, own=("config", "grid", "seeds", "jobs", "output_dir", "hook"))
     counts = {name: whole_number(name, own.get(name, default)) for name, default in (("seeds", "5"), ("jobs", "1"))}
     for name, count in counts.items():
         if count < 1:
@@ -34,11 +35,11 @@ def main(arguments: list[str]) -> None:
         raise UserError("--output_dir=DIR must be given: where the runs and the tables go")
     folder = pathlib.Path(own["output_dir"])
     settings = settings_of(own.get("config", ""), own.get("grid", ""), flags)
-    runs = [Run(setting, seed, folder) for setting in settings for seed in range(counts["seeds"])]
+    runs = [Run(setting, seed, folder, own.get("hook", "")) for setting in settings for seed in range(counts["seeds"])]
     for run in runs:
         run.check()  # all of them, before any is trained
     try:
-        failed = train_all(runs, counts["jobs"])
+        failed = train_all(runs, counts["jobs"], quiet=settings[0].config.run.quiet)
     finally:
         text = write_tables(runs, folder)
     print(text)

@@ -12,7 +12,7 @@ from dist_fm.checkpoint import Checkpoints
 from dist_fm.data.schema import read_schema
 from dist_fm.data.shards import open_split
 from dist_fm.parallel.mesh import make_mesh
-from dist_fm.training.hooks import Hook
+from dist_fm.training.hook import Hook
 from dist_fm.training.loop import Loop
 from dist_fm.training.progress import Progress
 from dist_fm.training.requests import Requests

@@ -1,5 +1,6 @@
 """Runs of dist_fm.train in processes of their own, for tests that disturb them."""
 
+import datetime
 import json
 import os
 import pathlib
@@ -8,10 +9,12 @@ import subprocess
 import sys
 import time
 
+import pytest
 from conftest import weights
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 HERE = pathlib.Path(__file__).parent
-RATES = ("samples_per_s", "train_samples_per_s", "train_seconds", "seconds")
+RATES = ("samples_per_s", "train_samples_per_s", "train_seconds", "seconds", "time")
 
 
 def environ(**more):
@@ -97,11 +100,37 @@ def result(run):
     return {key: x for key, x in found.items() if key not in (*RATES, "compiled_steps")}
 
 
+def scalars(run):
+    """All points of a run's event files as TensorBoard reads them: tag -> [(step, value, wall time)]."""
+    found = EventAccumulator(str(run), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
+    tags = found.Tags()["scalars"]
+    return {tag: [(point.step, point.value, point.wall_time) for point in found.Scalars(tag)] for tag in tags}
+
+
+def points(run):
+    """The points of ``scalars`` that metrics.jsonl and result.json give."""
+    known = {}
+    run = pathlib.Path(run)
+    for event in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+        at_s = datetime.datetime.fromisoformat(event["time"]).timestamp()
+        for name, value in event.items():
+            if name not in ("step", "epoch", "split", "time") and value is not None:
+                known.setdefault(f"{event['split']}/{name}", []).append((event["step"], pytest.approx(value), at_s))
+    found = json.loads((run / "result.json").read_text())
+    for name, value in ((name, value) for name, value in found["test"].items() if value is not None):
+        known[f"test/{name}"] = [(found["best_step"], pytest.approx(value), pytest.approx(at_s, abs=60))]
+    return known
+
+
 def same(run, whole):
-    """Bit-equal in the end: tables, slots, network, the best step's weights; the same lines, none twice, no gap."""
+    """Bit-equal in the end: tables, slots, network, the best step's weights; the same lines, none twice, no gap.
+
+    TensorBoard's points are those of the lines.
+    """
     assert weights(run) == weights(whole)
     assert result(run) == result(whole)
     assert lines(run) == lines(whole)
+    assert scalars(run) == points(run)
 
 
 def wait_for_step(run, step, limit_s=120):

@@ -1,6 +1,7 @@
 """From a source to batches on the mesh: Grain reads and prepares in threads, one thread places them on the devices."""
 
 import collections
+import functools
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -84,6 +85,20 @@ class Placer(Protocol):
         ...
 
 
+class _Named:
+    """A source whose reads have a name in profiles."""
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> HostBatch:
+        with jax.profiler.TraceAnnotation("read"):
+            return self._source[index]
+
+
 def read(
     source: Source, prepare: Callable[[HostBatch], Any], *, start: int = 0, threads: int = 2
 ) -> Generator[Any, None, None]:
@@ -92,7 +107,8 @@ def read(
     # as it takes seconds, with which the first batch would be timed.
     import grain
 
-    dataset = grain.MapDataset.source(source)[start:].map(prepare)
+    prepare = jax.profiler.annotate_function(prepare, name="prepare")
+    dataset = grain.MapDataset.source(_Named(source))[start:].map(prepare)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD)
     return _closed_at_the_end(dataset.to_iter_dataset(options))
 
@@ -132,6 +148,7 @@ def _placed_ahead(prepared: Iterator[Batch], placer: Placer) -> Iterator[Batch]:
                 future.cancel()
 
 
+@functools.partial(jax.profiler.annotate_function, name="place")
 def place(batch: Batch, mesh: Mesh, unique: P) -> Batch:
     """A batch on the devices of ``mesh``, its unique ids laid out as ``unique`` says; of several hosts, this one's."""
     samples = NamedSharding(mesh, P(mesh.axis_names))

@@ -15,7 +15,7 @@ from dist_fm.reporting.row_charts import classification, regression
 BARS = 20  # of fields, and of pairs
 _STRETCHES = 40
 PARTS = {
-    "data": "waiting for data",
+    "wait": "waiting for data",
     "step": "steps",
     "compile": "compiling",
     "evaluate": "evaluating the valid split",

@@ -46,11 +46,12 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A ``setting`` trained from one ``seed``, below ``folder``."""
+    """A ``setting`` trained from one ``seed``, below ``folder``; ``hook``, if any, is told of its events."""
 
     setting: Setting
     seed: int
     folder: pathlib.Path
+    hook: str = ""
 
     @property
     def path(self) -> pathlib.Path:
@@ -65,8 +66,8 @@ class Run:
     def arguments(self) -> list[str]:
         """Of dist_fm.train."""
         flags = {**self.setting.flags, **self.setting.values, "seed": str(self.seed), "output_dir": str(self.path)}
-        config = [f"--config={self.setting.file}"] if self.setting.file else []
-        return [*config, *(f"--{key}={value}" for key, value in flags.items()), "--quiet"]
+        own = {key: value for key, value in (("config", self.setting.file), ("hook", self.hook)) if value}
+        return [*(f"--{key}={value}" for key, value in [*own.items(), *flags.items()]), "--quiet"]
 
     def check(self) -> None:
         """Raises ``UserError`` or ``SchemaError`` when it cannot be trained, or its directory holds another run."""

@@ -7,6 +7,9 @@ import sys
 import time
 from typing import Any
 
+from tqdm import tqdm
+
+from data_tools.progress import print_line
 from data_tools.workers import cores
 from dist_fm.command import PREEMPTED
 from dist_fm.errors import Preempted
@@ -15,31 +18,37 @@ from dist_fm.sweeps.grid import Run
 _POLL_S = 0.1
 
 
-def train_all(runs: list[Run], jobs: int) -> list[Run]:
+def train_all(runs: list[Run], jobs: int, *, quiet: bool = False) -> list[Run]:
     """Trains what is not finished of ``runs``, ``jobs`` at a time; returns those that failed.
 
+    Says how far it is, in a line a run, and on a terminal in a bar, unless ``quiet``.
     Asked to stop by SIGTERM, it passes that on to them, waits until they have saved, and raises ``Preempted``.
     """
     waiting, failed = [run for run in runs if run.result() is None], []
     running: dict[subprocess.Popen, Run] = {}
     done, before = len(runs) - len(waiting), signal.signal(signal.SIGTERM, _stop)
+    say = print_line if not quiet else lambda line: None
     if done:
-        print(f"{done} of {len(runs)} runs are finished already", flush=True)
+        say(f"{done} of {len(runs)} runs are finished already")
+    bar = tqdm(total=len(runs), initial=done, unit="run", leave=False, disable=True if quiet else None)
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 run = waiting.pop(0)
                 running[_start(run, jobs)] = run
             time.sleep(_POLL_S)
+            bar.refresh()
             for process in [process for process in running if process.poll() is not None]:
                 run = running.pop(process)
                 if process.returncode == PREEMPTED:
                     _stop()
                 done += 1
+                bar.update()
                 if process.returncode:
                     failed.append(run)
-                print(f"{done} of {len(runs)}: {run.setting.name}, seed {run.seed}: {_outcome(run)}", flush=True)
+                say(f"{done} of {len(runs)}: {run.setting.name}, seed {run.seed}: {_outcome(run)}")
     finally:
+        bar.close()
         for process in running:
             process.terminate()
         for process in running:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from data_tools.progress import Progress, quietly
 from dist_fm.config import TrainConfig
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.source import EvalSource, StoredRows
@@ -15,7 +16,7 @@ from dist_fm.metrics.auc import auc, average_precision
 from dist_fm.metrics.calibration import calibration, expected_calibration_error, label_entropy
 from dist_fm.metrics.loss import logloss, mae, rmse
 from dist_fm.metrics.ranking import group_auc, top_k
-from dist_fm.parallel.hosts import first_decides
+from dist_fm.parallel.hosts import first_decides, is_first
 from dist_fm.parallel.watchdog import alive
 from dist_fm.training.feed import batches
 from dist_fm.training.in_flight import bounded
@@ -70,7 +71,11 @@ def score_split(engine: Engine, state: TrainState, store: Split, requests: Reque
     # A run of the same fields and vocabulary may have been trained on rows without weights and groups, or with them.
     schema = dataclasses.replace(engine.schema, has_weights=layout.has_weights, has_groups=layout.has_groups)
     source = EvalSource(store, schema, size, **engine.reads(size))
-    scored = list(score(engine, state, source, requests))
+    scored = []
+    with quietly(not is_first()), Progress("evaluating", store.rows, "row") as bar:
+        for part in score(engine, state, source, requests):
+            scored.append(part)
+            bar.advance(len(part[0]), len(part[0]))
     if not scored:
         return ScoredRows(*np.zeros((3, 0), np.float32))
     return ScoredRows(*map(np.concatenate, zip(*scored, strict=True)))

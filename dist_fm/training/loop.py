@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.profiler import StepTraceAnnotation
 
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import Config
@@ -22,7 +23,7 @@ from dist_fm.errors import Preempted, UserError
 from dist_fm.parallel.watchdog import alive
 from dist_fm.training.evaluation import evaluate
 from dist_fm.training.feed import batches
-from dist_fm.training.hooks import Hook
+from dist_fm.training.hook import Hook
 from dist_fm.training.in_flight import bounded
 from dist_fm.training.progress import Progress
 from dist_fm.training.requests import Requests
@@ -79,8 +80,6 @@ class Loop:
                 self._finish_step()
         finally:
             placed.close()
-            for hook in self.hooks:
-                hook.close()
         self.checkpoints.wait()
         return self.state, self.progress
 
@@ -123,10 +122,13 @@ class Loop:
 
     def _send(self, placed: Iterator, until: int) -> Iterator[tuple[int, StepMetrics]]:
         while self.step < until:
-            with self.progress.timed("data"):
-                batch = next(placed)
-            programs, began = self.engine.compiled_steps(), time.perf_counter()
-            self.state, metrics = self.engine.train_step(self.state, batch)
+            for hook in self.hooks:
+                hook.before_step(self.step + 1)
+            with StepTraceAnnotation("train", step_num=self.step + 1):
+                with self.progress.timed("wait"):
+                    batch = next(placed)
+                programs, began = self.engine.compiled_steps(), time.perf_counter()
+                self.state, metrics = self.engine.train_step(self.state, batch)
             if self.engine.compiled_steps() != programs:
                 self.progress.spent["compile"] += time.perf_counter() - began
             self.step += 1

@@ -5,10 +5,12 @@ import dataclasses
 import time
 from collections.abc import Iterator
 
+from jax.profiler import TraceAnnotation
+
 from dist_fm.config import TOP_K_METRICS, TrainConfig
 from dist_fm.training.evaluation import Metrics
 
-PARTS = ("data", "compile", "evaluate", "save")  # what the loop does besides steps; waiting for data is in ``seconds``
+PARTS = ("wait", "compile", "evaluate", "save")  # what the loop does besides steps; waiting for data is in ``seconds``
 
 
 @dataclasses.dataclass
@@ -30,15 +32,16 @@ class Progress:
 
     @contextlib.contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Adds the seconds that the block takes to those of one of ``PARTS``."""
+        """Adds the seconds that the block takes to those of one of ``PARTS``, its name in profiles."""
         began = time.perf_counter()
-        yield
+        with TraceAnnotation(part):
+            yield
         self.spent[part] += time.perf_counter() - began
 
     def seconds_by_part(self) -> dict[str, float]:
         """Seconds of the training loop: waiting for data, in steps, compiling, evaluating, saving."""
-        step = self.seconds - self.spent["data"]
-        return {name: round(s, 3) for name, s in ({"data": self.spent["data"], "step": step} | self.spent).items()}
+        step = self.seconds - self.spent["wait"]
+        return {name: round(s, 3) for name, s in ({"wait": self.spent["wait"], "step": step} | self.spent).items()}
 
     def update(self, config: TrainConfig, metrics: Metrics, step: int, epoch: int) -> bool:
         """Takes in an evaluation of the valid split; True when it is the best so far."""

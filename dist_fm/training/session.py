@@ -1,11 +1,13 @@
 """A training run from configuration to result.json: open the data, restore or start, train, test the best."""
 
+import contextlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
+from data_tools.progress import quietly
 from dist_fm import __version__
 from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import GROUP_METRICS, Config
@@ -19,6 +21,7 @@ from dist_fm.parallel.mesh import describe
 from dist_fm.parallel.watchdog import Watchdog
 from dist_fm.run_dir import RunDir
 from dist_fm.training.evaluation import evaluate
+from dist_fm.training.hook import Listener
 from dist_fm.training.hooks import make_hooks
 from dist_fm.training.loop import Loop, total_steps
 from dist_fm.training.opening import hosts_of, open_mesh, settle_update
@@ -28,37 +31,42 @@ from dist_fm.training.resume import check_same_run
 from dist_fm.training.rows import describe_rows, training_rows
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
+from dist_fm.training.timeline import Span
 from dist_fm.training.warm_start import warm_start
 
 Result = dict[str, Any]
 AtEnd = Callable[[RunDir, Engine, TrainState], None]
 
 
-def train(config: Config, at_end: AtEnd | None = None) -> Result:
+def train(config: Config, hooks: Sequence[Listener] = (), at_end: AtEnd | None = None) -> Result:
     """Trains as ``config`` says and returns what result.json holds; starts, goes on, or reports a finished run.
 
+    ``hooks`` are functions of an event, called on the first host with each line of metrics.jsonl as it is written, and
+    at the end with one of split ``test``, which also holds the whole ``result``. What they raise ends training.
     ``at_end`` is called, on every host, when a run has been finished and its result is written, with the best weights.
+
     Raises ``UserError`` or ``SchemaError`` for anything the user can put right, and ``Preempted`` when a SIGTERM, to
     any host, asked all to stop and the state is saved.
     """
-    with Requests(config.run.save_minutes) as requests, Watchdog(config.run.stall_s):
-        return _train(config, requests, at_end)
+    with Requests(config.run.save_minutes) as requests, Watchdog(config.run.stall_s), quietly(config.run.quiet):
+        return _train(config, requests, hooks, at_end)
 
 
-def _train(config: Config, requests: Requests, at_end: AtEnd | None) -> Result:
+def _train(config: Config, requests: Requests, listeners: Sequence[Listener], at_end: AtEnd | None) -> Result:
     data = pathlib.Path(config.data.path)
     schema = read_schema(data)
     _check_data(config, schema)
     stores = {split: open_split(data, split) for split in ("train", "valid", "test")}
     if not stores["train"].rows:
         raise UserError(f"{data}: the training split has no rows")
-    run = RunDir(config.run.output_dir or f"runs/{data.resolve().name}_{config.model_name}")
+    run = RunDir.of(config)
     mesh = open_mesh(config.run)
     say(f"devices: {describe(mesh)}")
     _check_hosts(config, schema, stores)
     rows = training_rows(config, schema, stores["train"])
     config = settle_update(config, run, schema)
     steps = total_steps(config, rows.rows)
+    span = Span.parse(config.run.timeline, steps) if config.run.timeline else None
     begin = first_decides(lambda: {"goes_on": _goes_on(config, run, schema), "result": _finished(run, steps)})
     if begin["result"]:
         say(f"{run.path} is finished: step {begin['result']['steps']}, nothing left to do")
@@ -72,11 +80,17 @@ def _train(config: Config, requests: Requests, at_end: AtEnd | None) -> Result:
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
         state, progress = _first_state(config, engine, run, checkpoints, begin["goes_on"])
-        hooks = make_hooks(config.run, run, progress, engine.lr, int(state.step), steps)
-        loop = Loop(engine, state, progress, rows, stores["valid"], checkpoints, hooks, requests)
-        state, progress = loop.run()
-        best = checkpoints.restore_best(state, progress.best_step)
-        result = _result(config, engine, progress, int(state.step), best, stores, requests)
+        with contextlib.ExitStack() as open_hooks:
+            hooks = make_hooks(config.run, run, progress, engine.lr, int(state.step), steps, span, listeners)
+            for hook in hooks:
+                open_hooks.callback(hook.close)
+            loop = Loop(engine, state, progress, rows, stores["valid"], checkpoints, hooks, requests)
+            state, progress = loop.run()
+            best = checkpoints.restore_best(state, progress.best_step)
+            result = _result(config, engine, progress, int(state.step), best, stores, requests)
+            of_best = {"step": progress.best_step, "epoch": progress.best_epoch, "split": "test"}
+            for hook in hooks:
+                hook.on_result({**of_best, **result["test"], "result": result})
     except BaseException:
         if mesh.devices.shape[0] == 1:  # with several hosts it would wait for those that do not fail
             checkpoints.close()
