@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dist_fm.config import TrainConfig
-from dist_fm.data.source import EvalSource
+from dist_fm.data.source import EvalSource, MemoryStore
 from dist_fm.data.store import BlockStore
 from dist_fm.metrics.auc import auc, average_precision
 from dist_fm.metrics.calibration import calibration, expected_calibration_error, label_entropy
@@ -23,6 +23,7 @@ from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
 
 Metrics = dict[str, float | None]
+Store = BlockStore | MemoryStore
 
 
 def score(
@@ -51,12 +52,12 @@ class ScoredRows(NamedTuple):
     weights: np.ndarray
 
 
-def evaluate(engine: Engine, state: TrainState, store: BlockStore, requests: Requests | None = None) -> Metrics:
+def evaluate(engine: Engine, state: TrainState, store: Store, requests: Requests | None = None) -> Metrics:
     """Metrics of all rows of ``store`` (see ``metrics_of``). Raises ``Preempted`` when ``requests`` ask to stop."""
     return measure(engine, score_split(engine, state, store, requests), store)
 
 
-def score_split(engine: Engine, state: TrainState, store: BlockStore, requests: Requests | None = None) -> ScoredRows:
+def score_split(engine: Engine, state: TrainState, store: Store, requests: Requests | None = None) -> ScoredRows:
     """All rows of ``store``, scored; the same on every host. Raises ``Preempted`` when ``requests`` ask to stop."""
     size, layout = engine.config.train.eval_batch_size, store.layout
     # A run of the same fields and vocabulary may have been trained on rows without weights and groups, or with them.
@@ -68,7 +69,7 @@ def score_split(engine: Engine, state: TrainState, store: BlockStore, requests: 
     return ScoredRows(*map(np.concatenate, zip(*scored, strict=True)))
 
 
-def measure(engine: Engine, rows: ScoredRows, store: BlockStore) -> Metrics:
+def measure(engine: Engine, rows: ScoredRows, store: Store) -> Metrics:
     """Metrics of ``rows``, which are those of ``store``; its groups do not travel with batches, and are read here.
 
     Every host returns what the first computes, whose arithmetic may differ from another's in the last bit.
