@@ -1,5 +1,6 @@
 """What the estimators share: parameters, X, training, and what was learnt."""
 
+import copy
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +31,7 @@ class CTREstimator(BaseEstimator):
     ``{"optimizer.clip_norm": 10}``. ``fields``: for a sparse matrix, the field of each column. ``roles``: columns of a
     frame by role, which ncf needs: ``{"user": "user_id", "item": "film"}``. ``min_count``: categories with fewer rows
     are unseen. ``validation_fraction`` of the rows choose the best epoch, and end training after ``patience`` of them
-    without a better one. ``devices``: CPU cores as devices, or GPUs.
+    without a better one. ``devices``: how many, GPUs or virtual CPU devices; 0: all.
     """
 
     _loss: str
@@ -113,8 +114,9 @@ class CTREstimator(BaseEstimator):
 
     def _checked(self, X: Any, *, reset: bool) -> Any:
         """X as a frame, or as a float32 array or matrix in rows; raises ``ValueError`` for what is none of these."""
-        by_name = isinstance(X, pd.DataFrame)
-        if by_name or not reset and self._trained.columns.has_categories:
+        columns = None if reset else self._trained.columns
+        by_name, of_table = isinstance(X, pd.DataFrame), not isinstance(columns, SparseColumns)
+        if by_name and of_table or columns is not None and columns.has_categories:
             validate_data(self, X, reset=reset, skip_check_array=True)
             frame = X if by_name else pd.DataFrame(X)
             if not frame.size:
@@ -122,14 +124,14 @@ class CTREstimator(BaseEstimator):
                     f"Found a frame of shape {frame.shape}, while 1 sample(s) and 1 feature(s) are required."
                 )
             return frame
-        sparse = scipy.sparse.issparse(X)
+        may_miss = of_table and self.fields is None and not scipy.sparse.issparse(X)
         return validate_data(
             self,
             X,
             reset=reset,
             accept_sparse="csr",
             dtype=np.float32,
-            ensure_all_finite=True if sparse else "allow-nan",
+            ensure_all_finite="allow-nan" if may_miss else True,
             ensure_min_features=get_model(self.model).min_fields if reset else 1,
         )
 
@@ -152,7 +154,7 @@ class CTREstimator(BaseEstimator):
         columns = self._columns(seen)
         columns.notice(seen)
         samples = self._samples(columns, X, labels, sample_weight)
-        trained = Trained(config, columns, self.devices)
+        trained = Trained(config, columns)
         trained.train(
             samples if train is None else samples.at(train),
             None if valid is None else samples.at(valid),
@@ -163,9 +165,11 @@ class CTREstimator(BaseEstimator):
 
     def _go_on(self, X: Any, labels: np.ndarray, sample_weight: Any) -> None:
         """One more epoch, over the checked X."""
-        self._trained.columns.notice(X)
-        samples = self._samples(self._trained.columns, X, labels, sample_weight)
-        self._trained.train(samples, epochs=1, verbose=self.verbose)
+        trained = copy.copy(self._trained)  # so that what fails changes nothing
+        trained.columns = copy.copy(trained.columns)
+        trained.columns.notice(X)
+        trained.train(self._samples(trained.columns, X, labels, sample_weight), epochs=1, verbose=self.verbose)
+        self._trained = trained
 
     def _columns(self, X: Any) -> Columns:
         """The columns of X, learnt from all its rows."""

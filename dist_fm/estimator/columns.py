@@ -32,7 +32,9 @@ class Encoded(NamedTuple):
 class Columns(Protocol):
     """The columns of X as they were in the first rows that were learnt from."""
 
-    has_categories: bool
+    @property
+    def has_categories(self) -> bool:
+        """Whether some columns are of categories, which only a frame can have."""
 
     def notice(self, X: Any) -> None:
         """Takes in which columns the rows X to be learnt from fill."""
@@ -65,7 +67,7 @@ class TableColumns:
         return bool(self._vocabularies)
 
     def notice(self, X: Any) -> None:
-        self._missed |= np.isnan(self._numbers(X)).any(axis=0)
+        self._missed = self._missed | np.isnan(self._numbers(X)).any(axis=0)
 
     def encode(self, X: Any) -> Encoded:
         """X is a frame, or, where there are no categories, an array or a matrix."""
@@ -78,7 +80,7 @@ class TableColumns:
             ids[:, self._numeric] = np.where(missing, np.where(self._missed, offsets, EMPTY), offsets + 1)
             values[:, self._numeric] = np.where(missing, self._missed, numbers)
         for place, vocabulary in self._vocabularies.items():
-            cells = Tokens.of(X.iloc[:, place])
+            cells = Tokens.of(X.iloc[:, place].to_numpy(object))
             ids[:, place] = code_cells(self.fields[place], vocabulary, cells.values).rows[cells.codes, 0]
         return Encoded(self.fields, ids, values)
 
@@ -116,7 +118,7 @@ class SparseColumns:
         self._seen = np.zeros(columns, bool)
 
     def notice(self, X: Any) -> None:
-        self._seen |= _entries(X).getnnz(axis=0) > 0
+        self._seen = self._seen | (_entries(X).getnnz(axis=0) > 0)
 
     def encode(self, X: Any) -> Encoded:
         entries, offset = _entries(X), 0
@@ -160,7 +162,7 @@ def _is_category(name: Any, column: pd.Series) -> bool:
 
 
 def _vocabulary(column: pd.Series, min_count: int) -> Vocabulary:
-    tokens = Tokens.of(column)
+    tokens = Tokens.of(column.to_numpy(object))
     counts = count_tokens([[value] for value in tokens.values], np.bincount(tokens.codes, minlength=len(tokens.values)))
     return Vocabulary.choose(list(counts), np.array(list(counts.values()), np.int64), min_count)
 

@@ -68,7 +68,7 @@ class CTRClassifier(ClassifierMixin, CTREstimator):
                 f"Only binary classification is supported. The type of the target is {type_of_target(found)}."
             )
         if len(found) < 2:
-            raise ValueError(f"y has 1 class, {found[0]!r}: two are needed")
+            raise ValueError(f"y has 1 class, {found.tolist()[0]!r}: two are needed")
         labels = self._labels(y, found)
         self._start(X, labels, sample_weight, epochs=epochs)
         self.classes_ = found
@@ -82,8 +82,8 @@ class CTRClassifier(ClassifierMixin, CTREstimator):
     @staticmethod
     def _labels(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """y as 0 and 1: float32 [N]."""
-        unknown = np.setdiff1d(y, classes)
-        if len(unknown):
+        unknown = np.setdiff1d(y, classes).tolist()
+        if unknown:
             raise ValueError(f"y has the class {unknown[0]!r}; classes are {classes.tolist()}")
         return (y == classes[1]).astype(np.float32)
 

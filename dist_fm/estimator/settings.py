@@ -21,6 +21,7 @@ KEYS = {
     "l2_network": "optimizer.l2_network",
     "tables_update": "tables.update",
     "unseen_rate": "data.unseen_rate",
+    "devices": "run.devices",
 }
 # What ``settings`` may add: not what is of files, hosts or runs, nor what parameters say.
 _ADDED = {
@@ -38,7 +39,7 @@ def make_config(parameters: Mapping[str, Any], *, loss: str, seed: int, where: s
         "train": {"loss": loss, "seed": seed, "eval_batch_size": EVAL_BATCH_SIZE},
     }
     given = {KEYS[name]: parameters[name] for name in KEYS if parameters[name] is not None}
-    for key, value in (given | _settings(parameters["settings"] or {}, where)).items():
+    for key, value in {**given, **_settings(parameters["settings"] or {}, where)}.items():
         section, name = key.split(".")
         sections.setdefault(section, {})[name] = _plain(value)
     return build_config(sections, where)

@@ -40,8 +40,8 @@ class Trained:
 
     schema: Schema  # of the rows that it was trained on last
 
-    def __init__(self, config: Config, columns: Columns, devices: int):
-        self.config, self.columns, self.devices = config, columns, devices
+    def __init__(self, config: Config, columns: Columns):
+        self.config, self.columns = config, columns
         self.epochs = 0
         self._arrays: list[np.ndarray] = []  # of the state, in order; of the table's rows those that there are
         self._placed: TrainState | None = None
@@ -61,7 +61,7 @@ class Trained:
         start, end = self.epochs * steps_per_epoch, (self.epochs + epochs) * steps_per_epoch
         self._configure("train", epochs=self.epochs + epochs, eval_steps=end if valid is None else 0)
         self._configure("run", save_steps=end)
-        engine = shared_engine(self.config, self.schema, self.devices)
+        engine = shared_engine(self.config, self.schema)
         if not self._arrays:
             self._arrays = _to_host(engine, engine.init())
         hooks: list[Hook] = [ProgressBar(start, end, quiet=False)] if verbose else []
@@ -85,7 +85,7 @@ class Trained:
         """Logits, or with mse the predicted values, of ``rows``: float32 [N]."""
         samples = Samples(rows, np.zeros(len(rows.ids), np.float32), None)
         schema, size = _schema(self.config, samples), self.config.train.eval_batch_size
-        engine = shared_engine(self.config, schema, self.devices)
+        engine = shared_engine(self.config, schema)
         if self._placed is None:
             self._placed = _to_devices(engine, self._arrays)
         source = EvalSource(_store(schema, samples), schema, size, **engine.reads(size))
@@ -93,13 +93,13 @@ class Trained:
 
     def embeddings(self) -> dict[str, np.ndarray]:
         """The table's columns by name: [R, width] each."""
-        engine = shared_engine(self.config, self.schema, self.devices)
+        engine = shared_engine(self.config, self.schema)
         table = self._state(engine).table
         return {name: np.array(table[:, part], copy=True) for name, part in engine.layout.slices.items()}
 
     def network(self) -> dict[str, np.ndarray]:
         """The network's weights and BatchNorm's running statistics, by name."""
-        state = self._state(shared_engine(self.config, self.schema, self.devices))
+        state = self._state(shared_engine(self.config, self.schema))
         return {
             name: np.array(array, copy=True)
             for part in (state.params, state.stats)
