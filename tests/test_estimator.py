@@ -276,6 +276,15 @@ def test_grid_search_in_two_processes(frame):
     np.testing.assert_array_equal(one.cv_results_["mean_test_score"], two.cv_results_["mean_test_score"])
 
 
+@pytest.mark.slow
+def test_devices_and_sparse_updates(frame):
+    X, y = frame
+    model = CTRClassifier("deepfm", **SMALL, tables_update="sparse")
+    one, two = (clone(model).set_params(devices=devices).fit(X, y).decision_function(X) for devices in (1, 2))
+    np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
+    assert np.abs(clone(model).set_params(tables_update="dense").fit(X, y).decision_function(X) - one).max() > 1e-4
+
+
 BAD = [  # parameters of a classifier, and what the error says
     ({"model": "deepfn"}, "unknown model 'deepfn': did you mean deepfm"),
     ({"model_params": {"mlp_dim": [3]}}, "no key 'mlp_dim'; did you mean mlp_dims"),
