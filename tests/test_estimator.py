@@ -22,6 +22,7 @@ from data_tools.cli import main as data_tools
 from dist_fm.errors import UserError
 from dist_fm.estimator import CTRClassifier, CTRRegressor
 from dist_fm.metrics.calibration import probabilities
+from dist_fm.models import MODELS
 
 SMALL = {"embed_dim": 4, "epochs": 3, "batch_size": 32, "random_state": 0}
 
@@ -96,7 +97,8 @@ def test_missing_numbers_have_a_row_once_they_occur_in_training(frame, fitted):
     assert np.diff(fitted.decision_function(few)) == 0  # adds nothing, as zero does
     holes = X.assign(price=X.price.where(y == "yes"))  # whoever says no has no price
     learnt = CTRClassifier("lr", epochs=40, lr=0.05, batch_size=32, random_state=0).fit(holes, y)
-    assert (learnt.predict(holes)[holes.price.isna()] == "no").all()
+    missing, zero = learnt.decision_function(few)
+    assert missing < zero - 2
     with pytest.raises(ValueError, match="infinity"):
         fitted.predict(few.assign(price=np.inf))
 
@@ -278,8 +280,9 @@ def test_grid_search_in_two_processes(frame):
 
 @pytest.mark.slow
 def test_devices_and_sparse_updates(frame):
-    X, y = frame
-    model = CTRClassifier("deepfm", **SMALL, tables_update="sparse")
+    X, y = frame[0].assign(user=[f"user {number}" for number in range(160)]), frame[1]  # each in one batch an epoch
+    # No BatchNorm: biases before it have no gradient but rounding, of which Adam makes steps as large as any.
+    model = CTRClassifier("deepfm", **SMALL, tables_update="sparse", model_params={"batch_norm": False})
     one, two = (clone(model).set_params(devices=devices).fit(X, y).decision_function(X) for devices in (1, 2))
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
     assert np.abs(clone(model).set_params(tables_update="dense").fit(X, y).decision_function(X) - one).max() > 1e-4
@@ -327,11 +330,20 @@ def test_bad_data_is_named(frame, fitted):
 
 
 @pytest.mark.slow
-def test_ncf_by_roles(frame):
-    X, y = frame
-    model = CTRClassifier("ncf", **SMALL, roles={"user": "shop", "item": "mobile"}).fit(X[["mobile", "shop"]], y)
-    assert [field.role for field in model.fields_] == ["item", "user"]
-    assert model.predict_proba(X[["mobile", "shop"]]).shape == (160, 2)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_learns_from_frames_and_sparse_matrices(frame, matrix, name):
+    (X, y), sizes = frame, {} if name == "lr" else {"embed_dim": 8}
+    roles = {"user": "shop", "item": "price"} if name == "ncf" else None
+    model = CTRClassifier(name, epochs=20, batch_size=32, random_state=0, roles=roles, **sizes).fit(X, y)
+    assert model.score(X, y) > 0.9
+    copy = pickle.loads(pickle.dumps(model)).partial_fit(X, y)
+    np.testing.assert_array_equal(copy.decision_function(X), model.partial_fit(X, y).decision_function(X))
+    if name == "ncf":
+        assert [field.role for field in model.fields_] == ["user", "item", None]
+        return
+    X, y = matrix
+    model = CTRRegressor(name, epochs=20, batch_size=32, random_state=0, **sizes).fit(X, y)
+    assert model.fields_[0].is_pooled != MODELS[name].takes_slots and model.score(X, y) > 0.3
 
 
 def test_without_scikit_learn_it_says_what_to_install():
