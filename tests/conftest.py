@@ -147,7 +147,8 @@ def pooled_rows(schema: Schema, words: np.ndarray):
 
     engine = make_engine("fm", schema=schema, sections={"model": {"name": "fm", "embed_dim": 3}})
     table = engine.init().table
-    batch = engine.prepare(EvalSource(MemoryStore(words), schema, len(words), padded_size=len(words))[0])
+    store = MemoryStore(words, RecordLayout.for_schema(schema))
+    batch = engine.prepare(EvalSource(store, schema, len(words), padded_size=len(words))[0])
     lookup = engine.lookup
 
     @jax.jit

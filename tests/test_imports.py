@@ -73,6 +73,12 @@ def test_nothing_below_imports_a_command():
             assert not ours(path) & commands, name
 
 
+def test_nothing_but_its_own_imports_the_estimators():
+    for name, path in modules():
+        if not is_in(name, "dist_fm.estimator"):
+            assert not any(is_in(used, "dist_fm.estimator") for used in ours(path)), name
+
+
 def test_no_cycles():
     known = dict(modules())
     graph = {name: {used for used in ours(path) if used in known} for name, path in known.items()}

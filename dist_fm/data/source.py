@@ -7,6 +7,7 @@ and any number of hosts sees the same global batches: a host reads its slice of 
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -162,21 +163,49 @@ def _gaps(random: np.random.Generator, rate: float, count: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryStore:
-    """Rows int32 [N, words] in memory, read like a store."""
+    """Rows int32 [N, words] in memory, laid out as ``layout`` says, read like a store of one block."""
 
     words: np.ndarray
+    layout: RecordLayout
 
     @classmethod
-    def of(cls, schema: Schema, ids: np.ndarray, values: np.ndarray | None) -> "MemoryStore":
-        """Unlabelled rows of table rows ``ids`` [N, S] and ``values`` [N, S]."""
+    def of(
+        cls,
+        schema: Schema,
+        ids: np.ndarray,
+        values: np.ndarray | None,
+        labels: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+    ) -> "MemoryStore":
+        """Rows of table rows ``ids`` [N, S] and ``values`` [N, S]; ``labels`` [N] are 0, ``weights`` [N] 1 by default.
+
+        Where the schema has groups, they are all in one.
+        """
         layout = RecordLayout.for_schema(schema)
-        ones = np.ones(len(ids), np.float32)
+        labels = np.zeros(len(ids), np.float32) if labels is None else labels
+        if weights is None and schema.has_weights:
+            weights = np.ones(len(ids), np.float32)
         groups = 0 * ids[:, 0] if schema.has_groups else None
-        return cls(layout.pack(0 * ones, ids, values, ones if schema.has_weights else None, groups))
+        return cls(layout.pack(labels, ids, values, weights, groups), layout)
 
     @property
     def rows(self) -> int:
         return len(self.words)
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        return self.layout.groups(self.words)
+
+    @property
+    def block_starts(self) -> np.ndarray:
+        return np.array([0, self.rows])
+
+    def will_need(self, blocks: Iterable[int]) -> None:
+        pass
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """The rows at ``indices``, copied: int32 [N, words]."""
+        return self.words[indices]
 
     def slice(self, start: int, stop: int) -> np.ndarray:
         return self.words[start:stop]

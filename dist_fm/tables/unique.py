@@ -134,6 +134,12 @@ def bucket(count: int) -> int:
     size = 64
     while size < count:
         size *= 2
-    if size <= 4096:
-        return size
-    return next(steps * size // 8 for steps in (5, 6, 7, 8) if steps * size // 8 >= count)
+    return size if size <= 4096 else quarter_octave(count)
+
+
+def quarter_octave(count: int) -> int:
+    """``count`` rounded up to 1, 2, ..., 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ..."""
+    size = 8
+    while size < count:
+        size *= 2
+    return next(part for part in range(size // 8, size + 1, size // 8) if part >= count)

@@ -10,7 +10,7 @@ import numpy as np
 from data_tools.progress import Progress, quietly
 from dist_fm.config import TrainConfig
 from dist_fm.data.records import RecordLayout
-from dist_fm.data.source import EvalSource, StoredRows
+from dist_fm.data.source import EvalSource, MemoryStore, StoredRows
 from dist_fm.data.store import BlockStore
 from dist_fm.metrics.auc import auc, average_precision
 from dist_fm.metrics.calibration import calibration, expected_calibration_error, label_entropy
@@ -25,6 +25,7 @@ from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
 
 Metrics = dict[str, float | None]
+Store = BlockStore | MemoryStore
 
 
 def score(
@@ -60,7 +61,7 @@ class Split(StoredRows, Protocol):
     def layout(self) -> RecordLayout: ...
 
 
-def evaluate(engine: Engine, state: TrainState, store: BlockStore, requests: Requests | None = None) -> Metrics:
+def evaluate(engine: Engine, state: TrainState, store: Store, requests: Requests | None = None) -> Metrics:
     """Metrics of all rows of ``store`` (see ``metrics_of``). Raises ``Preempted`` when ``requests`` ask to stop."""
     return measure(engine, score_split(engine, state, store, requests), store)
 
@@ -81,7 +82,7 @@ def score_split(engine: Engine, state: TrainState, store: Split, requests: Reque
     return ScoredRows(*map(np.concatenate, zip(*scored, strict=True)))
 
 
-def measure(engine: Engine, rows: ScoredRows, store: BlockStore) -> Metrics:
+def measure(engine: Engine, rows: ScoredRows, store: Store) -> Metrics:
     """Metrics of ``rows``, which are those of ``store``; its groups do not travel with batches, and are read here.
 
     Every host returns what the first computes, whose arithmetic may differ from another's in the last bit.

@@ -14,17 +14,16 @@ import jax
 import numpy as np
 from jax.profiler import StepTraceAnnotation
 
-from dist_fm.checkpoint import Checkpoints
 from dist_fm.config import Config
 from dist_fm.data.source import TrainSource
-from dist_fm.data.store import BlockStore
 from dist_fm.data.windows import RowStore, Windows
 from dist_fm.errors import Preempted, UserError
 from dist_fm.parallel.watchdog import alive
-from dist_fm.training.evaluation import evaluate
+from dist_fm.training.evaluation import Store, evaluate
 from dist_fm.training.feed import batches
 from dist_fm.training.hook import Hook
 from dist_fm.training.in_flight import bounded
+from dist_fm.training.keeping import Keeper
 from dist_fm.training.progress import Progress
 from dist_fm.training.requests import Requests
 from dist_fm.training.state import TrainState
@@ -32,7 +31,10 @@ from dist_fm.training.step import Engine, StepMetrics
 
 
 class Loop:
-    """Trains ``state`` from its step on, on ``train``, choosing the best step on ``valid`` (if none: the last)."""
+    """Trains ``state`` from its step on, on ``train``, choosing the best step on ``valid`` (if none: the last).
+
+    Steps are counted by position in the data, which is ``start`` at first (None: the state's step).
+    """
 
     def __init__(
         self,
@@ -40,16 +42,18 @@ class Loop:
         state: TrainState,
         progress: Progress,
         train: RowStore,
-        valid: BlockStore | None,
-        checkpoints: Checkpoints,
+        valid: Store | None,
+        checkpoints: Keeper,
         hooks: list[Hook],
         requests: Requests,
+        *,
+        start: int | None = None,
     ):
         self.engine, self.state, self.progress, self.hooks = engine, state, progress, hooks
         self.config: Config = engine.config
         self.valid = valid if valid is not None and valid.rows and not self.config.train.no_eval else None
         self.checkpoints, self.requests = checkpoints, requests
-        self.step = self._saved_step = int(state.step)
+        self.step = self._saved_step = int(state.step) if start is None else start
         self.rows = train.rows
         size = self.config.train.batch_size
         self.steps_per_epoch = math.ceil(train.rows / size)

@@ -31,3 +31,18 @@ class TrainState:
         optimizer: Any,
     ) -> "TrainState":
         return cls(jnp.zeros((), jnp.int32), table, slots, params, stats, optimizer, jnp.ones((), jnp.float32))
+
+
+def named(state: nnx.State) -> dict[str, jax.Array]:
+    """The arrays of a network by name: `mlp.layers.0.kernel`."""
+    return {_name(path): array for path, array in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def unnamed(like: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
+    """``named``'s inverse."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_name(path)], like)
+
+
+def _name(path: tuple) -> str:
+    keys = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
+    return ".".join(key for key in keys if key != "value")

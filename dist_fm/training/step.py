@@ -4,6 +4,8 @@ A step gathers the batch's unique table rows, spreads them to samples, asks the 
 the loss with respect to the unique rows and the network. The same functions run on one device and on many.
 """
 
+import copy
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -59,15 +61,29 @@ class Engine:
         self._graph = nnx.split(nnx.eval_shape(self.model), nnx.Param, nnx.BatchStat)[0]
         self.optimizer = make_optimizer(config.optimizer)
         self.schedule = make_schedule(config.optimizer)
+        self._shapes = jax.eval_shape(self._init)
         self.shardings = self._shardings()
         everywhere = NamedSharding(mesh, P())
         self.init = jax.jit(self._init, out_shardings=self.shardings)
         self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=(self.shardings, everywhere))
+        self._compiled = self.train_step
         self.eval_step = jax.jit(self._eval_step, out_shardings=everywhere)
 
     def lr(self, step: int) -> float:
         """The schedule's learning rate of ``step`` (from 1), before a plateau's scale."""
         return float(self.schedule(step - 1))
+
+    def lent(self, config: Config, schema: Schema) -> "Engine":
+        """This engine, with all that it has compiled, for another ``config.train.seed``.
+
+        ``config`` and ``schema`` must be as its own in all that is compiled: in what they say of the model, of the
+        table's update and the loss, and in slots; not in vocabularies, which may have fewer rows, or in batches' order.
+        """
+        other, key = copy.copy(self), jax.random.key(config.train.seed)
+        other.config, other.schema = config, schema
+        other.init = functools.partial(self.init, key)  # type: ignore[assignment]
+        other.train_step = functools.partial(self.train_step, key=key)  # type: ignore[assignment]
+        return other
 
     def padded_batch(self, size: int) -> int:
         """``size`` rounded up so that the devices divide it."""
@@ -93,26 +109,29 @@ class Engine:
 
     def compiled_steps(self) -> int:
         """Training steps compiled so far: one a bucket of unique rows."""
-        return self.train_step._cache_size()  # type: ignore[attr-defined]
+        return self._compiled._cache_size()  # type: ignore[attr-defined]
 
     def _shardings(self) -> TrainState:
         """Where each array of a state lies: those of the table's rows as the table does, all others everywhere."""
 
         def lie(path: Any, array: jax.ShapeDtypeStruct) -> NamedSharding:
-            names = {getattr(key, "key", getattr(key, "name", None)) for key in path}
-            of_rows = names & {"table", "slots"} and array.shape[:1] == (self.spec.padded_rows,)
-            return NamedSharding(self.mesh, self.lookup.table if of_rows else P())
+            return NamedSharding(self.mesh, self.lookup.table if self.is_of_rows(path, array) else P())
 
-        return jax.tree_util.tree_map_with_path(lie, jax.eval_shape(self._init))
+        return jax.tree_util.tree_map_with_path(lie, self._shapes)
+
+    def is_of_rows(self, path: Any, array: Any) -> bool:
+        """Whether an array of a state, at ``path`` in it, is of the table's rows: [R', ...]."""
+        names = {getattr(key, "key", getattr(key, "name", None)) for key in path}
+        return bool(names & {"table", "slots"}) and array.shape[:1] == (self.spec.padded_rows,)
 
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings of a state, to restore a checkpoint into."""
         like = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-        return jax.tree.map(like, jax.eval_shape(self._init), self.shardings)
+        return jax.tree.map(like, self._shapes, self.shardings)
 
     def parameters(self) -> int:
         """Trained numbers: the table's true rows and the network."""
-        network = sum(x.size for x in jax.tree.leaves(jax.eval_shape(self._init).params))
+        network = sum(x.size for x in jax.tree.leaves(self._shapes.params))
         return self.spec.rows * self.layout.width + network
 
     def model(self, key: jax.Array | None = None) -> Any:
@@ -120,8 +139,9 @@ class Engine:
         model_class = get_model(self.config.model_name)
         return model_class(self.config.model, self.schema, rngs=nnx.Rngs(self._key if key is None else key))
 
-    def _init(self) -> TrainState:
-        table_key, network_key = jax.random.split(jax.random.fold_in(self._key, 2**31 - 1))
+    def _init(self, key: jax.Array | None = None) -> TrainState:
+        """The first state, drawn by ``key`` (None: the run's seed)."""
+        table_key, network_key = jax.random.split(jax.random.fold_in(self._key if key is None else key, 2**31 - 1))
         model = self.model(network_key)
         cast = lambda x: x.astype(self.dtype)
         params, stats = (jax.tree.map(cast, nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat))
@@ -157,21 +177,27 @@ class Engine:
             logits = logits + math.log(self.config.data.negative_rate)
         return logits, nnx.state(model, nnx.BatchStat)
 
-    def _loss(self, trained: dict[str, Any], state: TrainState, batch: Batch) -> tuple[jax.Array, nnx.State]:
+    def _loss(
+        self, trained: dict[str, Any], state: TrainState, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, nnx.State]:
         """The mean loss over the global batch's real samples, each by its weight."""
-        dropout = jax.random.fold_in(self._key, state.step)
+        dropout = jax.random.fold_in(key, state.step)
         logits, stats = self._logits(trained["table"], trained["network"], state.stats, batch, dropout)
         share = (batch.mask * batch.weights).astype(logits.dtype)
         # A masked sample's loss is replaced, not multiplied by 0: its logit may be anything, and inf x 0 is NaN.
         losses = jnp.where(batch.mask > 0, sample_loss(self.config.train.loss, logits, batch.labels), 0)
         return (losses * share).sum() / jnp.maximum(share.sum(), jnp.finfo(share.dtype).tiny), stats
 
-    def _train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    def _train_step(
+        self, state: TrainState, batch: Batch, key: jax.Array | None = None
+    ) -> tuple[TrainState, StepMetrics]:
+        """The state after ``batch``, with dropout by ``key`` (None: the run's seed)."""
+        key = self._key if key is None else key
         ids, batch = self._touched(batch)
         rows = self.lookup.read(state.table, ids).astype(self.dtype)
         trained = {"table": rows, "network": state.params}
         with in_bfloat16(self.config.train.bf16):
-            (loss, stats), gradient = jax.value_and_grad(self._loss, has_aux=True)(trained, state, batch)
+            (loss, stats), gradient = jax.value_and_grad(self._loss, has_aux=True)(trained, state, batch, key)
         ids, rows, gradient["table"] = self.lookup.merge(ids, rows, gradient["table"])
 
         weights = {"table": rows, "network": state.params}

@@ -6,7 +6,6 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from data_tools.matching import match_rows
 from dist_fm.errors import UserError
@@ -14,7 +13,7 @@ from dist_fm.parallel.hosts import say
 from dist_fm.run_dir import RunDir
 from dist_fm.tables.by_number import put, take
 from dist_fm.training.opening import open_best
-from dist_fm.training.state import TrainState
+from dist_fm.training.state import TrainState, named, unnamed
 from dist_fm.training.step import Engine
 
 ROWS_AT_ONCE = 1 << 16
@@ -29,7 +28,7 @@ def warm_start(engine: Engine, state: TrainState, sources: str, folder: pathlib.
     (``Model.summed_layers``) count 1/n each if they come from n runs. The rest, and all optimizer slots, stay as they
     are. Prints counts of both. Raises ``UserError`` when a run has nothing alike.
     """
-    table, params, stats = state.table, _named(state.params), _named(state.stats)
+    table, params, stats = state.table, named(state.params), named(state.stats)
     columns, arrays = set[str](), set[str]()
     names = [name.strip() for name in sources.split(",") if name.strip()]
     for source in names:
@@ -44,7 +43,7 @@ def warm_start(engine: Engine, state: TrainState, sources: str, folder: pathlib.
         match = match_rows(engine.schema, folder, other.schema, run.path)
         if shared and (match.rows >= 0).any():
             table = _copy_rows(engine, table, other, best.table, match.rows, list(shared.values()))
-        taken = [*_take(params, _named(best.params), arrays), *_take(stats, _named(best.stats), arrays)]
+        taken = [*_take(params, named(best.params), arrays), *_take(stats, named(best.stats), arrays)]
         if not shared and not taken:
             raise UserError(
                 f"--init_from={source}: nothing alike; that run's columns: {_columns(other)}; "
@@ -58,7 +57,7 @@ def warm_start(engine: Engine, state: TrainState, sources: str, folder: pathlib.
     fresh += [name for name in [*params, *stats] if name not in arrays]
     say(f"starts fresh: {', '.join(fresh) or 'nothing'}")
     return dataclasses.replace(
-        state, table=table, params=_unnamed(state.params, params), stats=_unnamed(state.stats, stats)
+        state, table=table, params=unnamed(state.params, params), stats=unnamed(state.stats, stats)
     )
 
 
@@ -99,20 +98,6 @@ def _shared_out(engine: Engine, name: str, array: jax.Array, taken: set[str], ru
     """An array of a summed layer by its run's share: He et al. 2017, section 3.4.1, with alpha = 1/2 for two."""
     summed = type(engine.model()).summed_layers if runs > 1 else ()
     return array / runs if name in taken and name.split(".")[0] in summed else array
-
-
-def _named(state: nnx.State) -> dict[str, jax.Array]:
-    return {_name(path): array for path, array in jax.tree_util.tree_leaves_with_path(state)}
-
-
-def _unnamed(like: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
-    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_name(path)], like)
-
-
-def _name(path: tuple) -> str:
-    """`mlp.layers.0.kernel`."""
-    keys = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
-    return ".".join(key for key in keys if key != "value")
 
 
 def _describe(source: str, found: dict[str, tuple[int, int]], columns: dict, taken: Taken) -> str:
