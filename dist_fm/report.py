@@ -18,7 +18,7 @@ from dist_fm.errors import UserError
 from dist_fm.flags import WHERE_FLAGS, parse_repeated, where_to_run, whole_number
 from dist_fm.parallel.hosts import say
 from dist_fm.reporting.findings import ROWS, best_of, find
-from dist_fm.reporting.writing import NAME, check_packages, write_report
+from dist_fm.reporting.writing import check_packages, write_report
 from dist_fm.run_dir import RunDir
 from dist_fm.training.opening import open_mesh
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--run={', '.join(paths)}: a run is given twice")
     if len(runs) > 1 and not flags["output"]:
         raise UserError("--output=FILE.html must be given for several runs")
-    output = pathlib.Path(flags["output"]) if flags["output"] else runs[0].path / NAME
+    output = pathlib.Path(flags["output"]) if flags["output"] else runs[0].report_file
     if not output.parent.is_dir() or output.is_dir():
         raise UserError(f"--output={output}: must be a file in a directory that is there")
     check_packages()

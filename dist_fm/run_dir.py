@@ -47,6 +47,10 @@ class RunDir:
     def metrics_file(self) -> pathlib.Path:
         return self.path / "metrics.jsonl"
 
+    @property
+    def report_file(self) -> pathlib.Path:
+        return self.path / "report.html"
+
     def event_files(self) -> list[pathlib.Path]:
         """TensorBoard's."""
         return sorted(self.path.glob("events.out.tfevents.*"))

@@ -44,7 +44,7 @@ def test_commands_and_their_flags_exist(page, words):
     name = words[0].removeprefix("dist_fm.")
     assert name in COMMANDS, f"{page} names dist_fm.{name}"
     if name == "train":
-        flags, own = parse_flags(words[1:], own=("config",))
+        flags, own = parse_flags(words[1:], own=("config", "hook"))
         load_config(str(ROOT / own["config"]) if "config" in own else None, flags)
 
 

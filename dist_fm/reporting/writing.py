@@ -3,7 +3,6 @@
 import importlib.util
 import pathlib
 import sys
-import time
 from collections.abc import Sequence
 
 from dist_fm.errors import UserError
@@ -15,7 +14,6 @@ from dist_fm.run_dir import RunDir
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
 
-NAME = "report.html"
 PACKAGES = ("jinja2", "matplotlib")
 _INSTALL = "pip install 'dist_fm[report]'"
 
@@ -34,17 +32,16 @@ def write_report(path: pathlib.Path, runs: Sequence[Findings]) -> None:
 
 
 def after_training(run: RunDir, engine: Engine, best: TrainState) -> None:
-    """Writes the run's report, and says so, or why not: nothing that goes wrong here is an error of the run."""
-    began, path = time.perf_counter(), run.path / NAME
+    """Writes the run's report, or says why not: nothing that goes wrong here is an error of the run."""
     try:
         if first_decides(_missing):
-            say(f"no {NAME}: {_INSTALL}", sys.stderr)
+            say(f"no {run.report_file.name}: {_INSTALL}", sys.stderr)
             return
-        write_report(path, [find(run, lambda: (engine, best))])
-        say(f"report: {path}, written in {time.perf_counter() - began:.1f} s", sys.stderr)
+        write_report(run.report_file, [find(run, lambda: (engine, best))])
     except Exception as error:
         say(
-            f"no {NAME}: {type(error).__name__}: {error}; `python -m dist_fm.report --run={run.path}` tries again",
+            f"no {run.report_file.name}: {type(error).__name__}: {error}; "
+            f"`python -m dist_fm.report --run={run.path}` tries again",
             sys.stderr,
         )
 

@@ -6,7 +6,7 @@ from dist_fm.run_dir import RunDir
 
 
 def describe_result(result: dict[str, Any], run: RunDir) -> str:
-    """Model, best step, a line a metric, speed, where the run is, and the commands that come next."""
+    """Model, best step, a line a metric, speed, where run and report are, and the commands that come next."""
     number = lambda value: "undefined" if value is None else f"{value:.5f}"
     how = f"{'stopped early after' if result['stopped_early'] else 'trained for'} {result['steps']:,} steps"
     metrics = {name: (value, result["test"].get(name)) for name, value in result["valid"].items()}
@@ -21,7 +21,8 @@ def describe_result(result: dict[str, Any], run: RunDir) -> str:
         *(f"  {name:<{width}}  {number(valid):>12}  {number(test):>12}" for name, (valid, test) in metrics.items()),
         "",
         f"speed: {result['train_samples_per_s']:,} samples/s, {result['train_seconds']:,.1f} s of training",
-        f"run:   {run.path}",
+        f"run: {run.path}",
+        *([f"report: {run.report_file}"] if run.report_file.is_file() else []),
         "next:",
         f"  python -m dist_fm.evaluate --run={run.path}",
         f"  python -m dist_fm.predict --run={run.path} --input=FILE --output=scores.csv",
