@@ -311,16 +311,8 @@ def test_lines_of_training_have_the_learning_rate_of_their_step(hostile_run, tmp
     assert {event["lr"] for event in events(hostile_run / "run") if event["split"] == "train"} == {0.05}
     settings = {"warmup_steps": 4, "schedule": "linear", "decay_steps": 20}
     engine, progress, run = make_engine("lr", sections={"optimizer": settings}), Progress(), RunDir(tmp_path)
-    metrics, *_ = make_hooks(
-        make_config(sections={"run": {"log_steps": 2, "tensorboard": False}}).run,
-        run,
-        progress,
-        engine.lr,
-        0,
-        20,
-        None,
-        (),
-    )
+    config = make_config(sections={"run": {"log_steps": 2, "tensorboard": False}}).run
+    metrics, *_ = make_hooks(config, run, progress, engine.lr, 0, 20, None, ())
     for step in range(1, 21):
         progress.lr_scale = 1.0 if step < 11 else 0.5
         metrics.on_step(step, 1, 0.7, 10)
