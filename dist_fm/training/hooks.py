@@ -78,8 +78,9 @@ class ProgressBar(Hook):
     REFRESH_S, LINE_S = 0.2, 60.0
 
     def __init__(self, first_step: int, steps: int, quiet: bool):
+        hidden = True if quiet else None  # None: where stderr is no terminal
         self._bar = tqdm.tqdm(
-            total=steps, initial=first_step, unit="step", disable=True if quiet else None, leave=False
+            total=steps, initial=first_step, unit="step", disable=hidden, leave=False, mininterval=0, miniters=1
         )
         self._quiet, self._total = quiet, steps
         self._refresh_s = self.LINE_S if self._bar.disable else self.REFRESH_S
