@@ -6,7 +6,7 @@ import sys
 from dist_fm.command import run_command
 from dist_fm.errors import UserError, nearest
 
-COMMANDS = ("train", "evaluate", "predict", "sweep", "import_torchfm", "demo")
+COMMANDS = ("train", "evaluate", "predict", "export", "sweep", "import_torchfm", "demo")
 
 
 def main() -> int:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dist_fm.config import TrainConfig
-from dist_fm.data.source import EvalSource
+from dist_fm.data.source import EvalSource, MemoryStore
 from dist_fm.data.store import BlockStore
 from dist_fm.metrics.auc import auc, average_precision
-from dist_fm.metrics.calibration import calibration, expected_calibration_error, label_entropy
+from dist_fm.metrics.calibration import calibration, expected_calibration_error, label_entropy, probabilities
 from dist_fm.metrics.loss import logloss, mae, rmse
 from dist_fm.metrics.ranking import group_auc, top_k
 from dist_fm.parallel.hosts import first_decides
@@ -41,6 +41,14 @@ def score(
             logits, labels, weights, mask = map(np.asarray, scored)
             real = mask > 0
             yield logits[real], labels[real], weights[real]
+
+
+def predictions(engine: Engine, state: TrainState, ids: np.ndarray, values: np.ndarray | None) -> np.ndarray:
+    """Predictions [N] for table rows ``ids`` [N, S] and ``values`` [N, S]: probabilities, or, with mse, numbers."""
+    size = engine.config.train.eval_batch_size
+    source = EvalSource(MemoryStore.of(engine.schema, ids, values), engine.schema, size, **engine.reads(size))
+    logits = np.concatenate([np.zeros(0, np.float32), *(logits for logits, *_ in score(engine, state, source))])
+    return logits if engine.config.train.loss == "mse" else probabilities(logits)
 
 
 class ScoredRows(NamedTuple):
