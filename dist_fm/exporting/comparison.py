@@ -39,8 +39,8 @@ class Agreement:
     tolerance: float = TOLERANCE
 
 
-def rows_to_compare(schema: Schema, data: str, given: bool) -> Rows:
-    """The first 1,000 rows of the test split in ``data``; where that cannot be read, rows drawn from the schema.
+def rows_to_compare(schema: Schema, data: str, *, given: bool, count: int = ROWS) -> Rows:
+    """The first ``count`` rows of the test split in ``data``; where that cannot be read, rows drawn from the schema.
 
     Raises ``SchemaError`` or ``StoreError`` instead where the user has ``given`` the directory.
     """
@@ -53,7 +53,7 @@ def rows_to_compare(schema: Schema, data: str, given: bool) -> Rows:
         with open_split(data, "test") as store:
             if not store.rows:
                 raise StoreError(f"{data} has no rows to test on")
-            words = store.slice(0, min(ROWS, store.rows))
+            words = store.slice(0, min(count, store.rows))
             values = store.layout.values(words)
             return Rows(
                 np.array(store.layout.ids(words), np.int32),
@@ -63,7 +63,7 @@ def rows_to_compare(schema: Schema, data: str, given: bool) -> Rows:
     except (SchemaError, StoreError, RecordError) as error:
         if given:
             raise
-        return draw_rows(schema, ROWS)._replace(source=f"drawn at random from the fields' ids, as {error}")
+        return draw_rows(schema, count)._replace(source=f"drawn at random from the fields' ids, as {error}")
 
 
 def draw_rows(schema: Schema, count: int) -> Rows:

@@ -77,4 +77,4 @@ def _cut(
     starts = places[:, 0]
     runs = np.split(starts, np.flatnonzero(np.diff(starts) != 1) + 1)
     parts = [lax.slice_in_dim(x, int(run[0]), int(run[-1]) + 1, axis=axis) for run in runs]
-    return jnp.moveaxis(jnp.concatenate(parts, axis), axis, at)
+    return jnp.moveaxis(jnp.concatenate(parts, axis=axis), axis, at)

@@ -3,7 +3,9 @@
 import logging
 import pathlib
 
+import jax
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from dist_fm.exporting.known import simplified
 from dist_fm.exporting.scoring import Scoring
@@ -20,9 +22,12 @@ def write(scoring: Scoring, path: pathlib.Path) -> None:
     import jax2onnx
     import onnx_ir
 
+    inputs = scoring.abstract_inputs()
+    # Traced here, as jax2onnx puts functions of its own in the place of JAX's, which cannot compute what is known.
+    traced = jax.make_jaxpr(simplified(scoring.of_inputs))(*inputs)
     model = jax2onnx.to_onnx(
-        simplified(scoring.of_inputs),
-        scoring.abstract_inputs(),
+        jaxpr_as_fun(traced),
+        inputs,
         model_name=scoring.engine.config.model_name,
         opset=OPSET,
         return_mode="ir",
