@@ -23,7 +23,7 @@ from dist_fm.command import run_command
 from dist_fm.errors import UserError
 from dist_fm.exporting.comparison import Agreement, compare, rows_to_compare
 from dist_fm.exporting.formats import FORMATS, check_size, get_format
-from dist_fm.exporting.scoring import Scoring
+from dist_fm.exporting.scoring import Scoring, in_float32
 from dist_fm.files import new_directory
 from dist_fm.flags import WHERE_FLAGS, parse_own, where_to_run
 from dist_fm.run_dir import RunDir
@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> None:
     if jax.process_count() > 1:
         raise UserError(f"export runs on one host, not on {jax.process_count()}: start it outside the launcher")
     engine, state = open_best(run, mesh)
+    engine = in_float32(engine)
     expected = predictions(engine, state, rows.ids, rows.values)
     scoring = Scoring.of(engine, state)
     del state
@@ -80,7 +81,6 @@ def _about(name: str, scoring: Scoring, agreement: Agreement) -> dict[str, Any]:
         "model": config.to_dict()["model"],
         "loss": config.train.loss,
         "negative_rate": config.data.negative_rate,
-        "bf16": config.train.bf16,
         "fingerprint": scoring.schema.fingerprint,
         "versions": FORMATS[name].versions(),
     }

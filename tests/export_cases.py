@@ -10,7 +10,7 @@ from test_pool_none import schema_of
 from dist_fm.data.schema import Field, Label, Schema
 from dist_fm.exporting.comparison import compare, draw_rows
 from dist_fm.exporting.formats import FORMATS
-from dist_fm.exporting.scoring import Scoring
+from dist_fm.exporting.scoring import Scoring, in_float32
 from dist_fm.training.evaluation import predictions
 
 
@@ -47,7 +47,7 @@ def with_drawn_weights(engine):
 
 def agreement(name, model, kind, directory, **engine):
     """Writes ``model`` over the schema ``kind`` as format ``name``, loads it, and compares 201 drawn rows."""
-    made = make_engine(model, schema=SCHEMAS[kind](), **engine)
+    made = in_float32(make_engine(model, schema=SCHEMAS[kind](), **engine))
     state = with_drawn_weights(made)
     rows = draw_rows(made.schema, 201)
     expected = predictions(made, state, rows.ids, rows.values)

@@ -1,5 +1,6 @@
 """A trained model as one function from a batch's ids to predictions, computed as evaluation does."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -7,11 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dist_fm.layers.products import in_bfloat16
 from dist_fm.models.base import GivenRows
 from dist_fm.tables.per_sample import pooled
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
+
+
+def in_float32(engine: Engine) -> Engine:
+    """``engine``, computing in float32 what it was trained to compute in bfloat16 (``train.bf16``).
+
+    Other runtimes round to bfloat16 at other places, and one such difference is larger than what exports may differ by.
+    """
+    train = dataclasses.replace(engine.config.train, bf16=False)
+    return Engine(dataclasses.replace(engine.config, train=train), engine.schema, engine.mesh)
 
 
 class Weights(NamedTuple):
@@ -66,8 +75,7 @@ class Scoring:
         columns = {name: jnp.asarray(part).at[at].get(mode="promise_in_bounds") for name, part in weights.table.items()}
         given = GivenRows(pooled(columns, values, self.schema.slot_inputs), self.schema.filled_inputs(values))
         samples = RealSamples(jnp.ones(ids.shape[:1], jnp.float32))
-        with in_bfloat16(self.engine.config.train.bf16):
-            logits, _ = self.engine.logits_of(given, weights.params, weights.stats, samples)
+        logits, _ = self.engine.logits_of(given, weights.params, weights.stats, samples)
         return logits if self.output == "prediction" else jax.nn.sigmoid(logits)
 
     def of_inputs(self, *inputs: Any) -> jax.Array:
