@@ -10,13 +10,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from dist_fm.exporting.scoring import Scoring, Weights
+from dist_fm.exporting.scoring import ZEROS_AROUND, Scoring, Weights
 
 
 def write(scoring: Scoring, path: pathlib.Path) -> None:
     """Writes the file ``path``."""
     weights = scoring.weights
-    arrays = {f"table/{name}": column[:-1] for name, column in weights.table.items()}
+    arrays = {f"table/{name}": column[1:-1] for name, column in weights.table.items()}
     for part in ("params", "stats"):
         flat = nnx.to_flat_state(getattr(weights, part))
         arrays |= {"/".join((part, *map(str, name))): variable[...] for name, variable in flat}
@@ -28,7 +28,7 @@ class Loaded:
 
     def __init__(self, path: pathlib.Path, scoring: Scoring):
         with np.load(path, allow_pickle=False) as arrays:
-            table = {name: np.pad(arrays[f"table/{name}"], ((0, 1), (0, 0))) for name in scoring.weights.table}
+            table = {name: np.pad(arrays[f"table/{name}"], ZEROS_AROUND) for name in scoring.weights.table}
             states = [_read(arrays, part, getattr(scoring.weights, part)) for part in ("params", "stats")]
         self._score = jax.jit(Scoring(scoring.engine, Weights(table, *states)).of_inputs)
 

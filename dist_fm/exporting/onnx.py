@@ -16,9 +16,8 @@ ONE_FILE_BYTES = 1 << 30  # larger weights lie beside the model: a protobuf mess
 
 def write(scoring: Scoring, path: pathlib.Path) -> None:
     """Writes the graph to the file ``path``, weights past 1 GiB to ``path``.data beside it."""
-    logging.getLogger("jax2onnx").setLevel(
-        logging.ERROR
-    )  # it warns of plugins, which are not used, by whole tracebacks
+    for name in ("jax2onnx", "onnx_ir"):  # of unused plugins, at length, and of shapes without a type
+        logging.getLogger(name).setLevel(logging.ERROR)
     import jax2onnx
     import onnx_ir
 

@@ -13,6 +13,8 @@ from dist_fm.tables.per_sample import pooled
 from dist_fm.training.state import TrainState
 from dist_fm.training.step import Engine
 
+ZEROS_AROUND = ((1, 1), (0, 0))  # a row of zeros before a table's and one after them, which ids outside it read
+
 
 def in_float32(engine: Engine) -> Engine:
     """``engine``, computing in float32 what it was trained to compute in bfloat16 (``train.bf16``).
@@ -26,7 +28,7 @@ def in_float32(engine: Engine) -> Engine:
 class Weights(NamedTuple):
     """What a model has learnt, as NumPy arrays; a pytree."""
 
-    table: dict[str, np.ndarray]  # by column, float32 [R + 1, width], logical rows in order; the last is zeros
+    table: dict[str, np.ndarray]  # by column, float32 [R + 2, width]: zeros, the logical rows in order, zeros
     params: nnx.State
     stats: nnx.State  # BatchNorm's running statistics
 
@@ -51,7 +53,7 @@ class Scoring:
         """The function of a state, whose table may lie on several devices of this host."""
         physical = engine.spec.physical(np.arange(engine.spec.rows))
         table = np.asarray(state.table)
-        logical = lambda part: np.pad(table[physical, part].astype(np.float32), ((0, 1), (0, 0)))
+        logical = lambda part: np.pad(table[physical, part].astype(np.float32), ZEROS_AROUND)
         by_column = {name: logical(part) for name, part in engine.layout.slices.items()}
         return cls(engine, Weights(by_column, *jax.tree.map(np.asarray, (state.params, state.stats))))
 
@@ -70,9 +72,8 @@ class Scoring:
 
         An id that is no row of the table, such as an empty slot's, adds nothing.
         """
-        rows = self.schema.num_rows
-        at = jnp.where((ids >= 0) & (ids < rows), ids, rows)
-        columns = {name: jnp.asarray(part).at[at].get(mode="promise_in_bounds") for name, part in weights.table.items()}
+        places = jnp.expand_dims(jnp.minimum(jnp.maximum(ids, -1), self.schema.num_rows) + 1, 2)
+        columns = {name: _rows(jnp.asarray(part), places) for name, part in weights.table.items()}
         given = GivenRows(pooled(columns, values, self.schema.slot_inputs), self.schema.filled_inputs(values))
         samples = RealSamples(jnp.ones(ids.shape[:1], jnp.float32))
         logits, _ = self.engine.logits_of(given, weights.params, weights.stats, samples)
@@ -81,3 +82,9 @@ class Scoring:
     def of_inputs(self, *inputs: Any) -> jax.Array:
         """``__call__`` with the weights as constants."""
         return self(self.weights, *inputs)
+
+
+def _rows(column: jax.Array, places: jax.Array) -> jax.Array:
+    """Rows [B, S, width] of ``column`` at ``places`` [B, S, 1]: by one plain gather, which each format has."""
+    numbers = jax.lax.GatherDimensionNumbers(offset_dims=(2,), collapsed_slice_dims=(0,), start_index_map=(0,))
+    return jax.lax.gather(column, places, numbers, (1, column.shape[1]), mode="promise_in_bounds")
