@@ -27,7 +27,7 @@ test: lint
 	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(BIN)/pytest -n 2 -m 'not slow'
 
 test-slow: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(LOCK) -e '.[test,ray,browser]' mlflow-skinny
+	$(BIN)/pip install --quiet --disable-pip-version-check $(LOCK) -e '.[test,ray,browser,onnx,tflite,serve]' mlflow-skinny
 	JAX_NUM_CPU_DEVICES=8 $(BIN)/pytest -m slow
 
 # Small enough for a few minutes on two cores; PEER_PYTHON=/path/to/python, one that has torchfm, also times torchfm.

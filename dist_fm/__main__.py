@@ -6,7 +6,10 @@ import sys
 from dist_fm.command import run_command
 from dist_fm.errors import UserError, nearest
 
-COMMANDS = ("train", "evaluate", "predict", "explain", "report", "summary", "sweep", "import_torchfm", "demo")
+COMMANDS = (
+    *("train", "evaluate", "predict", "explain", "report", "export", "summary", "sweep"),
+    *("import_torchfm", "demo"),
+)
 
 
 def main() -> int:

@@ -1,8 +1,9 @@
-"""Files that are whole or not there."""
+"""Files and directories that are whole or not there."""
 
 import contextlib
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 
@@ -18,6 +19,21 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A directory beside ``path`` to write to, which becomes ``path`` when the block ends well; else it is removed.
+
+    Of ``path``, which is to be empty or absent, the directory that it lies in must be there.
+    """
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    beside.mkdir()
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

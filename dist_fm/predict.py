@@ -22,17 +22,13 @@ from data_tools.encode import Encoder
 from data_tools.formats import Chunk, open_rows
 from data_tools.progress import Progress, quietly
 from dist_fm.command import run_command
-from dist_fm.data.source import EvalSource, MemoryStore
 from dist_fm.errors import UserError
 from dist_fm.files import replacing
 from dist_fm.flags import WHERE_FLAGS, parse_own, where_to_run
-from dist_fm.metrics.calibration import probabilities
 from dist_fm.parallel.hosts import is_first
 from dist_fm.run_dir import RunDir
-from dist_fm.training.evaluation import score
+from dist_fm.training.evaluation import predictions
 from dist_fm.training.opening import open_best, open_mesh
-from dist_fm.training.state import TrainState
-from dist_fm.training.step import Engine
 
 
 def main(arguments: list[str]) -> None:
@@ -55,23 +51,11 @@ def main(arguments: list[str]) -> None:
         writer = csv.writer(scores, lineterminator="\n")
         writer.writerow(["row", "score", *keep])
         for chunk in rows:
-            numbers = _predict(engine, state, encoder, chunk)
+            numbers = predictions(engine, state, *encoder.encode(chunk.columns))
             kept = [np.asarray(chunk.columns[name]) for name in keep]
             writer.writerows(_lines(chunk, numbers, kept))
             errors.writelines(f"{flags['input']}:{bad.line}: {bad.reason}: {bad.raw}\n" for bad in chunk.bad)
             bar.advance(chunk.num_bytes, chunk.num_rows)
-
-
-def _predict(engine: Engine, state: TrainState, encoder: Encoder, chunk: Chunk) -> np.ndarray:
-    """Scores [N] of a chunk's good rows: probabilities, or, with mse, the predicted values."""
-    ids, values = encoder.encode(chunk.columns)
-    size = engine.config.train.eval_batch_size
-    store = MemoryStore.of(engine.schema, ids, values)
-    source = EvalSource(store, engine.schema, size, **engine.reads(size))
-    logits = np.concatenate([np.zeros(0, np.float32), *(logits for logits, *_ in score(engine, state, source))])
-    if engine.config.train.loss == "mse":
-        return logits
-    return probabilities(logits)
 
 
 def _lines(chunk: Chunk, scores: np.ndarray, kept: Sequence[np.ndarray]) -> Iterator[list[Any]]:

@@ -21,7 +21,10 @@ MAY_IMPORT = {  # package: what of ours it may import besides itself
     "dist_fm.config": {"dist_fm.models", "dist_fm.errors"},
     "dist_fm.flags": {"dist_fm.models", "dist_fm.errors", "dist_fm.config"},
 }
-COMMANDS = {"train", "evaluate", "predict", "explain", "report", "summary", "import_torchfm", "demo", "__main__"}
+COMMANDS = {
+    *("train", "evaluate", "predict", "explain", "report", "export", "summary"),
+    *("import_torchfm", "demo", "__main__"),
+}
 
 
 def modules():

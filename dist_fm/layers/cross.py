@@ -74,7 +74,7 @@ class ExpertsCross(nnx.Module):
         gates = jax.nn.softmax(self.gate(x), axis=-1)
         weighted = gates[:, :, None] * jnp.tanh(mixed.swapaxes(0, 1))
         expand = self.expand.kernel[...].reshape(-1, x.shape[1])
-        return x0 * (matmul(weighted.reshape(len(x), -1), expand) + self.bias[...]) + x
+        return x0 * (matmul(weighted.reshape(x.shape[0], -1), expand) + self.bias[...]) + x
 
 
 class Experts(nnx.Module):

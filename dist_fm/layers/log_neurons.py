@@ -37,4 +37,4 @@ class LogNeurons(nnx.Module):
         else:
             y = jnp.exp(self.powers(self.log_norm(logs, mask, train=train)))
             y = self.exp_norm(y, mask, train=train)
-        return y.reshape(len(y), -1)
+        return y.reshape(y.shape[0], -1)

@@ -63,7 +63,7 @@ class AFM(Model):
             linear, attention = network
             return linear(rows["linear"]), attention(rows["factors"], *samples)
 
-        samples = self.attention.keep_mask(len(batch.mask), train=train, rngs=rngs), rows.filled
+        samples = self.attention.keep_mask(batch.mask.shape[0], train=train, rngs=rngs), rows.filled
         first_order, pooled = rows.map(enter, (self.linear, self.attention), samples, floats=self.attention.floats)
         pooled = dropout(pooled, self.config.dropout, train=train, rngs=rngs)
         return first_order + self.output(pooled)[:, 0]

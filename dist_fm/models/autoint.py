@@ -94,7 +94,7 @@ class AutoInt(Model):
             return logits if linear is None else logits + linear(rows["linear"]), flatten_fields(factors)
 
         layers = self.attention.attentions
-        keep = [layer.keep_mask(len(batch.mask), train=train, rngs=rngs) for layer in layers]
+        keep = [layer.keep_mask(batch.mask.shape[0], train=train, rngs=rngs) for layer in layers]
         floats = sum(layer.floats for layer in layers)
         logits, x = rows.map(enter, (self.linear, self.attention, self.output), keep, floats=floats)
         return logits if self.mlp is None else logits + self.mlp(x, batch.mask, train=train, rngs=rngs)

@@ -44,9 +44,12 @@ class GivenRows:
 
 
 class Batch(Protocol):
-    """What a model may read of a batch besides its rows: ``mask`` [B], 0 where a sample is padding."""
+    """What a model may read of a batch besides its rows."""
 
-    mask: jax.Array
+    @property
+    def mask(self) -> jax.Array:
+        """float [B]: 0 where a sample is padding."""
+        ...
 
 
 SIZES = ("_dim", "_dims", "_sizes", "_layers", "_heads", "_experts", "_neurons")  # how names of sizes end

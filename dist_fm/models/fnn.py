@@ -56,7 +56,7 @@ class FNN(Model):
             if not self.config.first_order:
                 return network(x)
             linear, mlp = network
-            bias = jnp.broadcast_to(linear.bias[...], (len(x), 1))
+            bias = jnp.broadcast_to(linear.bias[...], (x.shape[0], 1))
             fields = flatten_fields(jnp.concatenate([rows["linear"], rows["factors"]], axis=-1))
             return mlp(jnp.concatenate([bias, fields], axis=-1))
 

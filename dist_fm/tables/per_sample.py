@@ -46,9 +46,7 @@ def map_samples(
     """
 
     def of_rows(rows: Columns, network: Any, values: jax.Array | None, samples: Any) -> Any:
-        if values is not None:
-            rows = {name: part * values[:, :, None].astype(part.dtype) for name, part in rows.items()}
-        return function({name: _sum_slots(part, slot_inputs) for name, part in rows.items()}, network, samples)
+        return function(pooled(rows, values, slot_inputs), network, samples)
 
     if sort:
         return of_rows(_columns(take_rows(unique, inverse), layout), network, values, samples)
@@ -90,6 +88,13 @@ def map_samples(
 
     sliced.defvjp(forward, backward)
     return sliced(columns, network, (inverse, values, samples))
+
+
+def pooled(rows: Columns, values: jax.Array | None, slot_inputs: np.ndarray) -> Columns:
+    """A model's inputs [B, F, width], from the rows of its slots [B, S, width]: sums of value x row."""
+    if values is not None:
+        rows = {name: part * values[:, :, None].astype(part.dtype) for name, part in rows.items()}
+    return {name: _sum_slots(part, slot_inputs) for name, part in rows.items()}
 
 
 def _spread(columns: Columns, inverse: jax.Array) -> Columns:

@@ -13,7 +13,7 @@ from dist_fm.data.records import RecordLayout
 from dist_fm.data.source import EvalSource, MemoryStore, StoredRows
 from dist_fm.data.store import BlockStore
 from dist_fm.metrics.auc import auc, average_precision
-from dist_fm.metrics.calibration import calibration, expected_calibration_error, label_entropy
+from dist_fm.metrics.calibration import calibration, expected_calibration_error, label_entropy, probabilities
 from dist_fm.metrics.loss import logloss, mae, rmse
 from dist_fm.metrics.ranking import group_auc, top_k
 from dist_fm.parallel.hosts import first_decides, is_first
@@ -44,6 +44,14 @@ def score(
             logits, labels, weights, mask = map(np.asarray, scored)
             real = mask > 0
             yield logits[real], labels[real], weights[real]
+
+
+def predictions(engine: Engine, state: TrainState, ids: np.ndarray, values: np.ndarray | None) -> np.ndarray:
+    """Predictions [N] for table rows ``ids`` [N, S] and ``values`` [N, S]: probabilities, or, with mse, numbers."""
+    size = engine.config.train.eval_batch_size
+    source = EvalSource(MemoryStore.of(engine.schema, ids, values), engine.schema, size, **engine.reads(size))
+    logits = np.concatenate([np.zeros(0, np.float32), *(logits for logits, *_ in score(engine, state, source))])
+    return logits if engine.config.train.loss == "mse" else probabilities(logits)
 
 
 class ScoredRows(NamedTuple):

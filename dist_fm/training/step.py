@@ -23,6 +23,8 @@ from dist_fm.data.schema import Schema
 from dist_fm.layers.products import in_bfloat16
 from dist_fm.metrics.loss import sample_loss
 from dist_fm.models import get_model
+from dist_fm.models.base import Batch as ModelBatch
+from dist_fm.models.base import Rows
 from dist_fm.tables.lookup import Lookup
 from dist_fm.tables.rounding import stochastic_round
 from dist_fm.tables.rules import Slots
@@ -163,13 +165,19 @@ class Engine:
     def _logits(
         self, touched: jax.Array, params: nnx.State, stats: nnx.State, batch: Batch, dropout: jax.Array | None
     ) -> tuple[jax.Array, nnx.State]:
-        """Logits [B] and BatchNorm's new statistics; ``dropout`` is the step's key, None in evaluation.
+        """Logits [B] and BatchNorm's new statistics; ``dropout`` is the step's key, None in evaluation."""
+        filled = self.schema.filled_inputs(batch.values)
+        rows = self.lookup.rows(touched, batch.inverse, batch.values, self.schema.slot_inputs, filled)
+        return self.logits_of(rows, params, stats, batch, dropout)
+
+    def logits_of(
+        self, rows: Rows, params: nnx.State, stats: nnx.State, batch: ModelBatch, dropout: jax.Array | None = None
+    ) -> tuple[jax.Array, nnx.State]:
+        """Logits [B] of looked-up ``rows``, and BatchNorm's new statistics; without ``dropout``'s key, evaluation's.
 
         Training that keeps a share r of the negatives learns odds that are 1/r times what they are: evaluation's
         logits are therefore the model's + log r.
         """
-        filled = self.schema.filled_inputs(batch.values)
-        rows = self.lookup.rows(touched, batch.inverse, batch.values, self.schema.slot_inputs, filled)
         model = nnx.merge(self._graph, params, stats)
         rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
         logits = model(rows, batch, train=dropout is not None, rngs=rngs)
