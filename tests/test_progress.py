@@ -62,7 +62,14 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("progress")
     text = "".join("::".join(row) + "\n" for row in draw_ratings())
     (folder / "ratings.dat").write_text(text)
-    build = ["build-lmdb", "--format=movielens-1m", f"--input={folder}/ratings.dat", f"--output={folder}/data"]
+    # Workers are forked, which a process with JAX's threads should not be.
+    build = [
+        "build-lmdb",
+        "--workers=1",
+        "--format=movielens-1m",
+        f"--input={folder}/ratings.dat",
+        f"--output={folder}/data",
+    ]
     run(data_tools, build, io.StringIO())
     ours("train", f"--data={folder}/data", *FLAGS, f"--output_dir={folder}/run", stderr=io.StringIO())
     return folder
@@ -80,7 +87,7 @@ def commands(work, to, *more):
     of_ours = lambda *words: lambda stderr: ours(*words, *more, stderr=stderr)
     return {
         "build": (
-            tool("build-lmdb", "--format=movielens-1m", f"--input={rows}", f"--output={to}/d"),
+            tool("build-lmdb", "--workers=1", "--format=movielens-1m", f"--input={rows}", f"--output={to}/d"),
             ["reading ratings.dat", "counting", "writing"],
         ),
         "verify": (tool("verify", data), ["verifying train", "verifying test"]),
