@@ -9,7 +9,7 @@ The first prints by how much AUC and log loss (with mse: RMSE) suffer when one f
 the rows of a split, and, of models that multiply factors, the --top strongest pairs of fields; --output saves all of
 it. The second prints the values nearest to one of a field. The third writes the trained vectors with raw values; a
 directory is for TensorBoard's projector. The second and third need no data set. Any may add [--devices=N]
-[--platform=auto|cpu|gpu], or, with several hosts, what training takes.
+[--platform=auto|cpu|gpu] [--quiet], or, with several hosts, what training takes.
 """
 
 import json
@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from jax.sharding import Mesh
 
 from data_tools.encode import Encoder
+from data_tools.progress import quietly
 from dist_fm.command import run_command
 from dist_fm.data.shards import open_split
 from dist_fm.errors import UserError, nearest
@@ -57,7 +58,9 @@ def main(arguments: list[str]) -> None:
     elif "embeddings" in names:
         use, own = _write_embeddings, _EMBEDDINGS
     flags = parse_own(arguments, {"run": None, **own, **WHERE_FLAGS})
-    use(RunDir.open(flags["run"]), flags, lambda: open_mesh(where_to_run(flags)))
+    where = where_to_run(flags)
+    with quietly(where.quiet):
+        use(RunDir.open(flags["run"]), flags, lambda: open_mesh(where))
 
 
 def _explain_fields(run: RunDir, flags: Flags, mesh: OpenMesh) -> None:

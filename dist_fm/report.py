@@ -1,7 +1,7 @@
 """Writes report.html: what one run did and found, or several beside each other, in one file that opens offline.
 
 python -m dist_fm.report --run=DIR [--run=DIR2 ...] [--output=FILE.html] [--data=DIR] [--rows=100000] [--devices=N]
-    [--platform=auto|cpu|gpu]
+    [--platform=auto|cpu|gpu] [--quiet]
 
 Summary, settings, curves, ROC and precision-recall, calibration, scores, slices by field value, importance and pairs of
 fields, time. Training writes it at its end, too (--run.report=false: not). --output is DIR/report.html by default, and
@@ -13,6 +13,7 @@ import pathlib
 import sys
 import time
 
+from data_tools.progress import quietly
 from dist_fm.command import run_command
 from dist_fm.errors import UserError
 from dist_fm.flags import WHERE_FLAGS, parse_repeated, where_to_run, whole_number
@@ -40,8 +41,10 @@ def main(arguments: list[str]) -> None:
     if not output.parent.is_dir() or output.is_dir():
         raise UserError(f"--output={output}: must be a file in a directory that is there")
     check_packages()
-    mesh = open_mesh(where_to_run(flags))
-    write_report(output, [find(run, best_of(run, mesh), data=flags["data"], rows=rows) for run in runs])
+    where = where_to_run(flags)
+    mesh = open_mesh(where)
+    with quietly(where.quiet):
+        write_report(output, [find(run, best_of(run, mesh), data=flags["data"], rows=rows) for run in runs])
     say(f"{output}: written in {time.perf_counter() - began:.1f} s")
 
 

@@ -148,10 +148,3 @@ class RunDir:
             if event["step"] <= step and not again:
                 kept.append(line.decode() + "\n")
         write_whole(self.metrics_file, "".join(kept))
-
-    def clear(self) -> None:
-        """Removes what a run made here, and nothing else."""
-        for name in ("config.toml", "result.json", "metrics.jsonl", "schema.json", "report.html"):
-            (self.path / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "best", "vocab", "timeline"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
