@@ -241,6 +241,16 @@ def test_the_loader_is_timed_in_every_way(script):
     assert "| ours | window | 128 | grain |" in text and all(line["rows_per_s"] > 0 for line in lines)
 
 
+def test_serving_alternates_runtimes(script):
+    flags = ["--shape=movielens", "--model=lr", "--rounds=1", "--calls=3", "--rows=1,5", "--runtimes=live,stablehlo"]
+    lines, text = script("serving", *flags)
+    assert [line["runtime"] for line in lines] == ["live", "stablehlo"]
+    assert lines[0]["bytes"] == 0 < lines[1]["bytes"]
+    for line in lines:
+        assert all(0 < line[rows]["p50_ms"] <= line[rows]["p99_ms"] for rows in ("rows_1", "rows_5"))
+    assert "| stablehlo |" in text and "5 rows, p99 ms" in text
+
+
 def test_a_build_is_timed_with_its_memory(monkeypatch, capsys):
     monkeypatch.setattr(load.time, "sleep", lambda seconds: None)
     call(monkeypatch, "convert", "--rows=2_000", "--rounds=1", "--workers=1")

@@ -5,9 +5,17 @@ ONNX, SavedModel and TFLite are in test_export_runtimes.py.
 
 import dataclasses
 import json
+import os
+import pathlib
+import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 
 import jax
 import numpy as np
@@ -101,6 +109,49 @@ def test_raw_values_become_ids_where_jax_is_not_installed(npz):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == f"{Encoder.from_directory(npz).encode(RAW)[0].tolist()} None\n", done.stderr
+
+
+@pytest.mark.slow
+def test_the_server_of_the_docs_predicts_raw_rows_as_predict_does(run, tmp_path):
+    """Over HTTP, from the ONNX file; a request without a column is refused with the column's name."""
+    (tmp_path / "exports").mkdir()
+    command("export", f"--run={run}", "--format=onnx", f"--output={tmp_path}/exports/onnx")
+    page = (pathlib.Path(ROOT) / "docs" / "export.md").read_text()
+    (code,) = re.findall(r"cat > server.py <<'END'\n(.*?)^END$", page, re.MULTILINE | re.DOTALL)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert "port=8017" in code
+    (tmp_path / "server.py").write_text(code.replace("8017", str(port)))
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "server.py"], cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + 120
+        while not answers(port) and server.poll() is None and time.monotonic() < until:
+            time.sleep(0.2)
+        found = post(port, RAW)
+        np.testing.assert_allclose(found["probability"], predicted(run, tmp_path), atol=TOLERANCE)
+        with pytest.raises(urllib.error.HTTPError, match="400") as error:
+            post(port, {"user": ["3"]})
+        assert "no column 'item'" in error.value.read().decode()
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answers(port):
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10).status == 200
+    except OSError:
+        return False
+
+
+def post(port, columns):
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", json.dumps(columns).encode())
+    request.add_header("Content-Type", "application/json")
+    return json.load(urllib.request.urlopen(request, timeout=60))
 
 
 def test_rows_are_drawn_where_the_data_set_is_gone(run, tmp_path):
