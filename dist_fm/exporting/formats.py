@@ -39,7 +39,9 @@ class Format:
 
 FORMATS = {
     "onnx": Format("model.onnx", onnx.write, onnx.Loaded, ("jax2onnx", "onnxruntime"), "onnx"),
-    "stablehlo": Format("model.stablehlo", stablehlo.write, stablehlo.Loaded, largest_bytes=FLATBUFFER_BYTES),
+    "stablehlo": Format(
+        "model.stablehlo", stablehlo.write, stablehlo.Loaded, ("flatbuffers",), "stablehlo", FLATBUFFER_BYTES
+    ),
     "savedmodel": Format(
         "saved_model", tensorflow.write_saved_model, tensorflow.LoadedSavedModel, ("tensorflow",), "savedmodel"
     ),
