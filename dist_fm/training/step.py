@@ -186,10 +186,10 @@ class Engine:
         return logits, nnx.state(model, nnx.BatchStat)
 
     def _loss(
-        self, trained: dict[str, Any], state: TrainState, batch: Batch, key: jax.Array
+        self, trained: dict[str, Any], state: TrainState, batch: Batch, key: jax.Array | None = None
     ) -> tuple[jax.Array, nnx.State]:
-        """The mean loss over the global batch's real samples, each by its weight."""
-        dropout = jax.random.fold_in(key, state.step)
+        """The mean loss over the global batch's real samples, each by its weight; dropout is drawn by ``key``."""
+        dropout = jax.random.fold_in(self._key if key is None else key, state.step)
         logits, stats = self._logits(trained["table"], trained["network"], state.stats, batch, dropout)
         share = (batch.mask * batch.weights).astype(logits.dtype)
         # A masked sample's loss is replaced, not multiplied by 0: its logit may be anything, and inf x 0 is NaN.
@@ -200,7 +200,6 @@ class Engine:
         self, state: TrainState, batch: Batch, key: jax.Array | None = None
     ) -> tuple[TrainState, StepMetrics]:
         """The state after ``batch``, with dropout by ``key`` (None: the run's seed)."""
-        key = self._key if key is None else key
         ids, batch = self._touched(batch)
         rows = self.lookup.read(state.table, ids).astype(self.dtype)
         trained = {"table": rows, "network": state.params}
