@@ -142,7 +142,7 @@ def described(tmp_path, text, schema):
 def test_ids_as_they_are_must_fit_a_table(tmp_path):
     schema = '[[field]]\nname = "a"\nkind = "id"\n[[field]]\nname = "b"\nkind = "id"\n'
     rows = described(tmp_path, "y,a,b\n1,7.0,-5\n0,0,-6\n1,x,-7\n", schema)
-    assert rows == [["7", "-1"], ["0", "-1"], ["-1", "-1"]]  # -1: unseen
+    assert rows == [["7", "<unseen>"], ["0", "<unseen>"], ["<unseen>", "<unseen>"]]
     assert [field.rows for field in read_schema(tmp_path / "set").fields] == [9, 1]
     with pytest.raises(DataError, match="field 'b' has 2,147,483,647 table rows, 2,147,483,649 with .* kind hash"):
         (tmp_path / "b").mkdir()
