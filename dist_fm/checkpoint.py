@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import absl.logging
 import jax
 import orbax.checkpoint as ocp
 
@@ -156,7 +157,17 @@ class Checkpoints:
 
 def _manager(directory: pathlib.Path, keep: int | None, read_only: bool) -> ocp.CheckpointManager:
     """Keeps the last ``keep`` steps; None: all."""
-    options = ocp.CheckpointManagerOptions(
+    verbosity = absl.logging.get_verbosity()
+    if read_only:  # of which Orbax warns at each opening
+        absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        return ocp.CheckpointManager(directory.absolute(), options=_options(directory, keep, read_only))
+    finally:
+        absl.logging.set_verbosity(verbosity)
+
+
+def _options(directory: pathlib.Path, keep: int | None, read_only: bool) -> ocp.CheckpointManagerOptions:
+    return ocp.CheckpointManagerOptions(
         preservation_policy=None if keep is None else ocp.checkpoint_managers.LatestN(keep),
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
@@ -164,7 +175,6 @@ def _manager(directory: pathlib.Path, keep: int | None, read_only: bool) -> ocp.
         # Without names of their own, hosts mistake one manager's barriers for the other's, which save at the same time.
         multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=directory.name),
     )
-    return ocp.CheckpointManager(directory.absolute(), options=options)
 
 
 def _save(manager: ocp.CheckpointManager, step: int, **items: Any) -> None:

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from data_tools.encode import Encoder
-from data_tools.formats import Chunk, open_rows
+from data_tools.formats import Chunk, TextLayout, open_rows
 from data_tools.progress import Progress, quietly
 from dist_fm.command import run_command
 from dist_fm.errors import UserError
@@ -41,7 +41,9 @@ def main(arguments: list[str]) -> None:
     if not output.parent.is_dir():
         raise UserError(f"--output={output}: there is no directory {output.parent}")
     keep = tuple(name for name in flags["keep"].split(",") if name)
-    rows = open_rows(run.schema().source, flags["input"], for_prediction=True, keep=keep)
+    layout = TextLayout.from_json(run.schema().source)
+    columns = tuple(map(layout.name_of, keep))
+    rows = open_rows(layout, flags["input"], for_prediction=True, keep=columns)
     encoder = Encoder.from_directory(run.path)
     where = where_to_run(flags)
     engine, state = open_best(run, open_mesh(where))
@@ -52,7 +54,7 @@ def main(arguments: list[str]) -> None:
         writer.writerow(["row", "score", *keep])
         for chunk in rows:
             numbers = predictions(engine, state, *encoder.encode(chunk.columns))
-            kept = [np.asarray(chunk.columns[name]) for name in keep]
+            kept = [np.asarray(chunk.columns[name]) for name in columns]
             writer.writerows(_lines(chunk, numbers, kept))
             errors.writelines(f"{flags['input']}:{bad.line}: {bad.reason}: {bad.raw}\n" for bad in chunk.bad)
             bar.advance(chunk.num_bytes, chunk.num_rows)

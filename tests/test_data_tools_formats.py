@@ -16,6 +16,16 @@ from data_tools.tokens import Tokens
 ML1M, ML100K, MLCSV, CRITEO = (FORMATS[name] for name in ("movielens-1m", "movielens-100k", "movielens-csv", "criteo"))
 
 
+def test_columns_go_by_the_header_of_their_files_too():
+    layout = MLCSV.layout
+    assert [layout.name_of(name) for name in ("userId", "user", "movieId", "shade")] == [
+        "user",
+        "user",
+        "item",
+        "shade",
+    ]
+
+
 def read(tmp_path, fmt, content, **options):
     """All rows of a file: its good rows as (line, {column: cell}), and its bad rows."""
     path = tmp_path / "raw"

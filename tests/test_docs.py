@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -68,8 +69,10 @@ def anchors(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.name)
-def test_a_page_works_from_top_to_bottom(page, tmp_path):
-    """All ``bash`` blocks of a page, in order, in an empty directory, each command to its end."""
+def test_a_page_works_from_top_to_bottom(page, request, tmp_path):
+    """All ``bash`` blocks of a page, in order, in a directory with nothing but the ratings that it may begin with."""
+    if "ratings.csv" in page.read_text(encoding="utf-8"):
+        shutil.copy(request.getfixturevalue("shared") / "data" / "ml-latest-small" / "ratings.csv", tmp_path)
     bin_directory = pathlib.Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{bin_directory}{os.pathsep}{os.environ['PATH']}", "DIST_FM": str(ROOT)}
     script = "set -e -o pipefail\n" + "\n".join(blocks(page, ("bash",)))

@@ -63,6 +63,10 @@ class TextLayout:
         """The columns that rows to predict may lack."""
         return {name for name in (self.label, self.timestamp, self.weight, self.group) if name} - {*self.features}
 
+    def name_of(self, header: str) -> str:
+        """The name of the column that files may call ``header``; ``header`` itself, if it is none's."""
+        return next((column.name for column in self.columns if header in (column.name, column.header)), header)
+
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "columns": [dataclasses.asdict(column) for column in self.columns]}
 
