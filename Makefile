@@ -22,9 +22,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Compiling is most of the fast tests' time, and LLVM's optimizations half of that. The slow tests run what users run.
+# Compiling is most of the fast tests' time; without XLA's fusion emitters and LLVM's optimizations it is a third as much.
+# The slow tests, and those of compiled steps and of torchfm's outputs, compile as users do. A file's tests share a
+# process, and so what they compiled.
 test: lint
-	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(BIN)/pytest -n 2 -m 'not slow'
+	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false" \
+		$(BIN)/pytest -n 2 --dist=loadfile -m 'not slow'
 
 test-slow: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(LOCK) -e '.[test,ray,browser,onnx,tflite,serve]' mlflow-skinny

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from analysis import table_arrays, table_copies
-from conftest import host_batch, make_engine, make_schema
+from conftest import AS_USERS, host_batch, make_engine, make_schema
 from hlo import Program
 
 from dist_fm.models import MODELS
@@ -21,7 +21,7 @@ SMALL = make_schema((30, 20, 9, 8, 7, 6), ("user", "item", None, None, None, Non
 
 def compiled(engine, samples):
     batch = engine.place(engine.prepare(host_batch(engine.schema, samples, samples)))
-    return batch, engine.train_step.lower(engine.abstract_state(), batch).compile()
+    return batch, engine.train_step.lower(engine.abstract_state(), batch).compile(AS_USERS)
 
 
 def sparse(rule="adam", placement="replicated"):

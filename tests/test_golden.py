@@ -1,5 +1,6 @@
 """Parity with torchfm 0.7.0: its weights, loaded here, give its logits, gradients and first three Adam losses."""
 
+import functools
 import json
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import SHARED, make_schema
+from conftest import AS_USERS, SHARED, make_schema
 from flax import nnx
 
 from dist_fm.errors import UserError
@@ -89,7 +90,7 @@ def test_torchfm_parity(name):
 
     optimizer = optax.adam(1e-2)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=AS_USERS)
     def step(weights, stats, slots):
         (value, (z, stats)), gradient = jax.value_and_grad(loss, has_aux=True)(weights, stats)
         updates, slots = optimizer.update(gradient, slots)
