@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from data_tools.formats.base import Column, TextLayout
 from dist_fm.checkpoint import Checkpoints
@@ -28,7 +27,7 @@ from dist_fm.flags import parse_own
 from dist_fm.models import torchfm
 from dist_fm.parallel.mesh import make_mesh, start_devices
 from dist_fm.run_dir import RunDir
-from dist_fm.training.state import TrainState
+from dist_fm.training.state import TrainState, network_of
 from dist_fm.training.step import Engine
 
 
@@ -100,12 +99,8 @@ def load_weights(engine: Engine, theirs: dict[str, Any], state: dict[str, np.nda
         table[rows, part] = columns[name]
     model = engine.model()
     torchfm.load_network(model, torchfm.network_from_torchfm(theirs, state))
-    return dataclasses.replace(
-        start,
-        table=jax.device_put(table, start.table.sharding),
-        params=nnx.state(model, nnx.Param),
-        stats=nnx.state(model, nnx.BatchStat),
-    )
+    params, stats = network_of(model)
+    return dataclasses.replace(start, table=jax.device_put(table, start.table.sharding), params=params, stats=stats)
 
 
 def names(schema: Schema) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from analysis import table_arrays, table_copies
-from conftest import AS_USERS, host_batch, make_engine, make_schema
+from conftest import host_batch, make_engine, make_schema
 from hlo import Program
 
 from dist_fm.models import MODELS
@@ -16,12 +16,13 @@ from dist_fm.parallel.mesh import GPU_SCATTER_FLAG
 from dist_fm.tables.rules import ROW_OPTIMIZERS
 
 LARGE = make_schema((150_000, 100_000, 9))
+USERS_FUSION = {"xla_cpu_use_fusion_emitters": True}  # which `make test` does without elsewhere
 SMALL = make_schema((30, 20, 9, 8, 7, 6), ("user", "item", None, None, None, None))
 
 
 def compiled(engine, samples):
     batch = engine.place(engine.prepare(host_batch(engine.schema, samples, samples)))
-    return batch, engine.train_step.lower(engine.abstract_state(), batch).compile(AS_USERS)
+    return batch, engine.train_step.lower(engine.abstract_state(), batch).compile(USERS_FUSION)
 
 
 def sparse(rule="adam", placement="replicated"):

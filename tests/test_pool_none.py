@@ -20,13 +20,14 @@ from dist_fm.layers.attention import PairAttention
 from dist_fm.models import MODELS
 from dist_fm.parallel.mesh import make_mesh
 from dist_fm.training.placement import choose_update
+from dist_fm.training.state import named
 from dist_fm.training.step import Engine
 
 TAKES_SLOTS = ("lr", "fm", "afm", "nfm", "hofm")
 DROPOUTS = {"nfm": {"interaction_dropout": 0.0, "dropout": 0.0, "batch_norm": False}}
 DROPOUTS["afm"] = {"attention_dropout": 0.0, "dropout": 0.0}
 ROWS = 20
-SLOW = {("hofm", (False, 1)), ("hofm", (False, 4))}
+SLOW = {("hofm", (False, 1)), *((model, (False, 4)) for model in TAKES_SLOTS)}
 every_model = pytest.mark.parametrize(
     "model", [pytest.param(model, marks=pytest.mark.slow if model == "hofm" else ()) for model in TAKES_SLOTS]
 )
@@ -93,7 +94,7 @@ def inputs_of(schema, ids, values):
 def loop_logit(model, table, network, inputs):
     """By loops over the inputs, their pairs and threes; ``table`` [rows, 1 + width], ``network`` arrays by path."""
     vectors = [sum(value * table[row] for row, value in slots) for slots in inputs]
-    logit = network["linear", "bias"][0] + sum(vector[0] for vector in vectors)
+    logit = network["linear.bias"][0] + sum(vector[0] for vector in vectors)
     products = [a[1:] * b[1:] for a, b in itertools.combinations(vectors, 2)]
     if model == "fm":
         logit += sum(product.sum() for product in products)
@@ -102,24 +103,22 @@ def loop_logit(model, table, network, inputs):
         logit += sum(jnp.prod(jnp.stack(three), axis=0)[4:].sum() for three in itertools.combinations(vectors, 3))
     if model == "nfm":
         hidden = sum(products, jnp.zeros(table.shape[1] - 1))
-        hidden = hidden @ network["mlp", "hidden", 0, "kernel"] + network["mlp", "hidden", 0, "bias"]
-        logit += (jnp.maximum(hidden, 0) @ network["mlp", "output", "kernel"] + network["mlp", "output", "bias"])[0]
+        hidden = hidden @ network["mlp.hidden.0.kernel"] + network["mlp.hidden.0.bias"]
+        logit += (jnp.maximum(hidden, 0) @ network["mlp.output.kernel"] + network["mlp.output.bias"])[0]
     if model == "afm":
         pooled = jnp.zeros(table.shape[1] - 1)
         if products:
-            hidden = [
-                p @ network["attention", "hidden", "kernel"] + network["attention", "hidden", "bias"] for p in products
-            ]
-            scores = [jnp.maximum(h, 0) @ network["attention", "projection", "kernel"][:, 0]
-                      + network["attention", "projection", "bias"][0] for h in hidden]  # fmt: skip
+            hidden = [p @ network["attention.hidden.kernel"] + network["attention.hidden.bias"] for p in products]
+            scores = [jnp.maximum(h, 0) @ network["attention.projection.kernel"][:, 0]
+                      + network["attention.projection.bias"][0] for h in hidden]  # fmt: skip
             total = sum(jnp.exp(score) for score in scores)
             pooled = sum(jnp.exp(score) / total * p for score, p in zip(scores, products, strict=True))
-        logit += (pooled @ network["output", "kernel"] + network["output", "bias"])[0]
+        logit += (pooled @ network["output.kernel"] + network["output.bias"])[0]
     return logit
 
 
 def loop_logits(model, schema, table, params, made):
-    network = {path: value[...] for path, value in nnx.to_flat_state(params)}
+    network = named(params)
     real = range(int(made["mask"].sum()))
     return jnp.stack([loop_logit(model, table, network, inputs_of(schema, made["rows"][b], made["values"][b]))
                       for b in real])  # fmt: skip

@@ -19,6 +19,7 @@ from dist_fm.data.store_writer import BlockWriter
 
 MODELS = ("lr", "fm", "ffm", "fnn", "wide_deep", "afm", "nfm", "ncf", "fnfm", "deepfm", "xdeepfm")
 LATER = ("dcn", "pnn_inner", "pnn_outer", "afn")
+IMPORTED = {"fm", "ffm", "ncf", "deepfm", "autoint"}  # by the fast tests: tables of each kind, and attention
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,10 @@ def test_missing_column_and_empty_input_say_so_and_write_nothing(ratings_run):
     assert not (work / "scores.csv").exists()
 
 
-@pytest.mark.parametrize("model", [*MODELS, "autoint", *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)])
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(name, marks=() if name in IMPORTED else pytest.mark.slow) for name in (*MODELS, "autoint", *LATER)],
+)
 def test_an_imported_torchfm_model_predicts_its_golden_probabilities(model, shared, tmp_path):
     file = shared / "golden" / "torchfm" / f"{model}.npz"
     golden = np.load(file)

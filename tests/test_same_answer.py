@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import host_batch, make_config, make_schema
 
+from dist_fm.data.pipeline import Batch
 from dist_fm.models import MODELS
 from dist_fm.parallel.mesh import make_mesh
 from dist_fm.tables.rules import ROW_OPTIMIZERS
@@ -61,10 +62,20 @@ def batch(spec, step):
     return made
 
 
-def train(engine, start, steps=range(STEPS)):
-    """Losses and the final state, as NumPy arrays by name."""
+def prepare(engine, steps, one_size):
+    """Batches prepared; with ``one_size`` all with room for the most unique rows, so that one step is compiled."""
+    made = [batch(engine.spec, step) for step in steps]
+    if not one_size:
+        return [engine.prepare(one) for one in made]
+    found = [engine.lookup.find(one["rows"]) for one in made]
+    need = max(one.need for one in found)
+    return [Batch.pack(one, *engine.lookup.fill(at, need)) for one, at in zip(made, found, strict=True)]
+
+
+def train(engine, start, steps=range(STEPS), one_size=False):
+    """Losses and the final state, as NumPy arrays by name, and the sizes of the batches' unique rows."""
     state = jax.device_put(start, engine.shardings)
-    prepared = [engine.prepare(batch(engine.spec, step)) for step in steps]
+    prepared = prepare(engine, steps, one_size)
 
     def send():
         nonlocal state
@@ -78,18 +89,18 @@ def train(engine, start, steps=range(STEPS)):
 
 
 @functools.cache
-def on_one_device(model, rule, update="sparse"):
+def on_one_device(model, rule, update="sparse", one_size=False):
     engine = engine_on(*ONE, model, rule, update)
     start = jax.device_get(engine.init())
-    return start, *train(engine, start)
+    return start, *train(engine, start, one_size=one_size)
 
 
-def check(mesh, placement, model="deepfm", rule="adagrad", update="sparse"):
+def check(mesh, placement, model="deepfm", rule="adagrad", update="sparse", one_size=False):
     with jax.enable_x64(True):
-        start, losses, arrays, sizes = on_one_device(model, rule, update)
-        assert len(sizes) > 1, "batches of one bucket only: the test has lost its overflow"
+        start, losses, arrays, sizes = on_one_device(model, rule, update, one_size)
+        assert (len(sizes) > 1) != one_size, "batches of one bucket only: the test has lost its overflow"
         engine = engine_on(mesh, placement, model, rule, update)
-        found_losses, found, _ = train(engine, start)
+        found_losses, found, _ = train(engine, start, one_size=one_size)
     np.testing.assert_allclose(found_losses, losses, rtol=1e-9)
     assert found.keys() == arrays.keys()
     for name, array in found.items():
@@ -104,7 +115,8 @@ QUICK = {"lr", "fm", "ffm", "fnn", "wide_deep", "afm", "nfm", "ncf", "fnfm", "de
     "model", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS]
 )
 def test_every_model_sharded(model):
-    check(*FAST[0], model)
+    """Of one size but for deepfm's: what a full bucket costs is another compiled step, and no model's business."""
+    check(*FAST[0], model, one_size=model != "deepfm")
 
 
 @pytest.mark.parametrize("model", ["deepfm"])  # every model: under `make test-slow`
@@ -114,7 +126,7 @@ def test_models_replicated(model):
 
 @pytest.mark.parametrize("rule", [rule for rule in ROW_OPTIMIZERS if rule != "adagrad"])
 def test_every_row_optimizer(rule):
-    check(*FAST[0], rule=rule)
+    check(*FAST[0], rule=rule, one_size=rule != "adam")
 
 
 @pytest.mark.parametrize("mesh, placement", HOSTS[:2])

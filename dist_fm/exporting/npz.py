@@ -8,9 +8,9 @@ import pathlib
 
 import jax
 import numpy as np
-from flax import nnx
 
 from dist_fm.exporting.scoring import ZEROS_AROUND, Scoring, Weights
+from dist_fm.training.state import Network, named, unnamed
 
 
 def write(scoring: Scoring, path: pathlib.Path) -> None:
@@ -18,8 +18,7 @@ def write(scoring: Scoring, path: pathlib.Path) -> None:
     weights = scoring.weights
     arrays = {f"table/{name}": column[1:-1] for name, column in weights.table.items()}
     for part in ("params", "stats"):
-        flat = nnx.to_flat_state(getattr(weights, part))
-        arrays |= {"/".join((part, *map(str, name))): variable[...] for name, variable in flat}
+        arrays |= {_path(part, name): np.asarray(array) for name, array in named(getattr(weights, part)).items()}
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
@@ -37,8 +36,10 @@ class Loaded:
         return np.asarray(self._score(*inputs.values()))
 
 
-def _read(arrays: np.lib.npyio.NpzFile, part: str, like: nnx.State) -> nnx.State:
-    """The state of ``part`` in the file, of the structure of ``like``."""
-    flat = nnx.to_flat_state(like)
-    read = [(name, variable.replace(arrays["/".join((part, *map(str, name)))])) for name, variable in flat]
-    return nnx.from_flat_state(read)
+def _read(arrays: np.lib.npyio.NpzFile, part: str, like: Network) -> Network:
+    """The network's ``part`` in the file, of the structure of ``like``."""
+    return unnamed(like, {name: arrays[_path(part, name)] for name in named(like)})
+
+
+def _path(part: str, name: str) -> str:
+    return "/".join((part, *name.split(".")))

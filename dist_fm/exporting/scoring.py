@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from dist_fm.models.base import GivenRows
 from dist_fm.tables.per_sample import pooled
-from dist_fm.training.state import TrainState
+from dist_fm.training.state import Network, TrainState
 from dist_fm.training.step import Engine
 
 ZEROS_AROUND = ((1, 1), (0, 0))  # a row of zeros before a table's and one after them, which ids outside it read
@@ -29,8 +28,8 @@ class Weights(NamedTuple):
     """What a model has learnt, as NumPy arrays; a pytree."""
 
     table: dict[str, np.ndarray]  # by column, float32 [R + 2, width]: zeros, the logical rows in order, zeros
-    params: nnx.State
-    stats: nnx.State  # BatchNorm's running statistics
+    params: Network
+    stats: Network  # BatchNorm's running statistics
 
 
 class RealSamples(NamedTuple):

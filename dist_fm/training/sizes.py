@@ -16,6 +16,7 @@ from dist_fm.tables.optimizers import ROW_OPTIMIZERS, TableOptimizer
 from dist_fm.tables.spec import TableSpec
 from dist_fm.training.optimizer import make_optimizer, make_table_optimizer, weights_mask
 from dist_fm.training.placement import table_spec
+from dist_fm.training.state import network_of
 
 _DRAWN_ROWS = 4096  # that a column's first spread is taken from
 
@@ -71,7 +72,7 @@ def measure(config: Config, schema: Schema) -> Sizes:
     rule = make_table_optimizer(config, spec.layout)
     model_class = get_model(config.model_name)
     model = nnx.eval_shape(lambda: model_class(config.model, schema, rngs=nnx.Rngs(0)))
-    by_optax: dict[str, Any] = {"network": nnx.state(model, nnx.Param)}
+    by_optax: dict[str, Any] = {"network": network_of(model)[0]}
     slots = []
     if rule is None:
         by_optax["table"] = jax.ShapeDtypeStruct((spec.padded_rows, spec.layout.width), spec.dtype)

@@ -31,7 +31,7 @@ from dist_fm.tables.rules import Slots
 from dist_fm.tables.unique import unique_in_step
 from dist_fm.training.optimizer import make_optimizer, make_schedule, make_table_optimizer, weights_mask
 from dist_fm.training.placement import is_sharded, is_unique_in_step, table_spec
-from dist_fm.training.state import TrainState
+from dist_fm.training.state import Network, TrainState, network_of
 
 
 class StepMetrics(NamedTuple):
@@ -60,7 +60,7 @@ class Engine:
         in_step = is_unique_in_step(config, mesh)
         sharded = is_sharded(config, self.spec, self.row_optimizer, mesh)
         self.lookup = Lookup(self.spec, mesh, sharded=sharded, unique_in_step=in_step)
-        self._graph = nnx.split(nnx.eval_shape(self.model), nnx.Param, nnx.BatchStat)[0]
+        self._graph, *self._variables = nnx.split(nnx.eval_shape(self.model), nnx.Param, nnx.BatchStat)
         self.optimizer = make_optimizer(config.optimizer)
         self.schedule = make_schedule(config.optimizer)
         self._shapes = jax.eval_shape(self._init)
@@ -146,7 +146,7 @@ class Engine:
         table_key, network_key = jax.random.split(jax.random.fold_in(self._key if key is None else key, 2**31 - 1))
         model = self.model(network_key)
         cast = lambda x: x.astype(self.dtype)
-        params, stats = (jax.tree.map(cast, nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat))
+        params, stats = jax.tree.map(cast, network_of(model))
         table = self.lookup.init(table_key)
         by_optax = {"table": table, "network": params}
         slots = None
@@ -163,31 +163,39 @@ class Engine:
         return unique, batch.with_inverse(inverse)
 
     def _logits(
-        self, touched: jax.Array, params: nnx.State, stats: nnx.State, batch: Batch, dropout: jax.Array | None
-    ) -> tuple[jax.Array, nnx.State]:
+        self, touched: jax.Array, params: Network, stats: Network, batch: Batch, dropout: jax.Array | None
+    ) -> tuple[jax.Array, Network]:
         """Logits [B] and BatchNorm's new statistics; ``dropout`` is the step's key, None in evaluation."""
         filled = self.schema.filled_inputs(batch.values)
         rows = self.lookup.rows(touched, batch.inverse, batch.values, self.schema.slot_inputs, filled)
         return self.logits_of(rows, params, stats, batch, dropout)
 
     def logits_of(
-        self, rows: Rows, params: nnx.State, stats: nnx.State, batch: ModelBatch, dropout: jax.Array | None = None
-    ) -> tuple[jax.Array, nnx.State]:
+        self, rows: Rows, params: Network, stats: Network, batch: ModelBatch, dropout: jax.Array | None = None
+    ) -> tuple[jax.Array, Network]:
         """Logits [B] of looked-up ``rows``, and BatchNorm's new statistics; without ``dropout``'s key, evaluation's.
 
         Training that keeps a share r of the negatives learns odds that are 1/r times what they are: evaluation's
         logits are therefore the model's + log r.
         """
-        model = nnx.merge(self._graph, params, stats)
+        model = self._model_of(params, stats)
         rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
         logits = model(rows, batch, train=dropout is not None, rngs=rngs)
         if dropout is None and self.config.data.negative_rate < 1:
             logits = logits + math.log(self.config.data.negative_rate)
-        return logits, nnx.state(model, nnx.BatchStat)
+        return logits, network_of(model)[1]
+
+    def _model_of(self, *networks: Network) -> Any:
+        """The model with these parameters and statistics."""
+        states = []
+        for variables, network in zip(self._variables, networks, strict=True):
+            states.append(jax.tree.map(lambda shape: shape, variables))
+            nnx.replace_by_pure_dict(states[-1], network)
+        return nnx.merge(self._graph, *states)
 
     def _loss(
         self, trained: dict[str, Any], state: TrainState, batch: Batch, key: jax.Array | None = None
-    ) -> tuple[jax.Array, nnx.State]:
+    ) -> tuple[jax.Array, Network]:
         """The mean loss over the global batch's real samples, each by its weight; dropout is drawn by ``key``."""
         dropout = jax.random.fold_in(self._key if key is None else key, state.step)
         logits, stats = self._logits(trained["table"], trained["network"], state.stats, batch, dropout)
