@@ -49,6 +49,11 @@ def test_commands_and_their_flags_exist(page, words):
         load_config(str(ROOT / own["config"]) if "config" in own else None, flags)
 
 
+def test_the_readme_begins_with_the_quickstart():
+    page = ROOT / "docs" / "quickstart.md"
+    assert "".join(blocks(page, ("", "bash"))) == blocks(ROOT / "README.md", ("",))[0]
+
+
 def test_links_lead_somewhere():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
