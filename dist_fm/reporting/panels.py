@@ -117,6 +117,8 @@ def _curves(found: Findings) -> Panel:
     notes = []
     if best is not None and charts:
         notes.append(f"Dashed: the best step, {best:,} (epoch {found.result['best_epoch']}), whose weights are tested.")  # type: ignore[index]
+    if "samples_per_s" in train:
+        notes.append("Samples/s: of all the time that passed, with compiling, evaluating and saving.")
     if not train:
         notes.append(
             f"No line of training was written: run.log_steps = {found.config.run.log_steps} is more than its steps."
