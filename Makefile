@@ -23,8 +23,8 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # Compiling is most of the fast tests' time; without XLA's fusion emitters and LLVM's optimizations it is a third as much.
-# The slow tests, and those of compiled steps and of torchfm's outputs, compile as users do. A file's tests share a
-# process, and so what they compiled.
+# The slow tests compile as users do; those of compiled steps and of torchfm's outputs at least with fusion. A file's
+# tests share a process, and so what they compiled.
 test: lint
 	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false" \
 		$(BIN)/pytest -n 2 --dist=loadfile -m 'not slow'

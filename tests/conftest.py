@@ -22,8 +22,7 @@ from dist_fm.data.store_writer import BlockWriter
 
 jax.devices()  # before a test that asks for fewer devices starts the backend with those alone
 SHARED = pathlib.Path(__file__).parent.parent.parent / "shared"
-# What users' programs are compiled with, where `make test` compiles all others faster.
-AS_USERS = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 3}
+USERS_FUSION = {"xla_cpu_use_fusion_emitters": True}  # users' programs have it; `make test` compiles faster without
 
 
 @pytest.fixture(scope="session")

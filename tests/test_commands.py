@@ -22,7 +22,7 @@ from dist_fm.run_dir import RunDir
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = (
-    "--model=fm",
+    "--model=deepfm",
     "--batch_size=100",
     "--epochs=3",
     "--train.eval_batch_size=128",
@@ -79,7 +79,7 @@ def test_train_writes_result_metrics_and_checkpoints(whole_run, small_data):
     assert out.startswith("devices: 2 x CPU (virtual)")
     result = json.loads((run / "result.json").read_text())
     assert result == json.loads(out[out.index("{") :])
-    assert result["model"] == "fm" and result["steps"] == 27 and result["train_samples_per_s"] > 0
+    assert result["model"] == "deepfm" and result["steps"] == 27 and result["train_samples_per_s"] > 0
     for split in ("valid", "test"):
         assert 0 < result[split]["auc"] < 1 and result[split]["logloss"] > 0
     assert result["best_epoch"] == math.ceil(result["best_step"] / 9)
@@ -170,18 +170,10 @@ def test_a_flipped_bit_stops_training_with_the_name_of_its_block(tmp_path, shuff
 def test_other_settings_are_listed_and_refused(whole_run, small_data):
     run, _ = whole_run
     error = command(
-        *(
-            "train",
-            f"--data={small_data}",
-            *FLAGS,
-            f"--output_dir={run}",
-            "--lr=0.5",
-            "--seed=9",
-            "--model.init=torchfm",
-        ),
+        *("train", f"--data={small_data}", *FLAGS, f"--output_dir={run}", "--lr=0.5", "--seed=9", "--model.dropout=0"),
         expect=2,
     )
-    for words in ("optimizer.lr: the run has 0.001, this command 0.5", "train.seed", "model.init"):
+    for words in ("optimizer.lr: the run has 0.001, this command 0.5", "train.seed", "model.dropout"):
         assert words in error
     assert "train.epochs:" not in error
 

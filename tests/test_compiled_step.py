@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from analysis import table_arrays, table_copies
-from conftest import host_batch, make_engine, make_schema
+from conftest import USERS_FUSION, host_batch, make_engine, make_schema
 from hlo import Program
 
 from dist_fm.models import MODELS
@@ -16,7 +16,6 @@ from dist_fm.parallel.mesh import GPU_SCATTER_FLAG
 from dist_fm.tables.rules import ROW_OPTIMIZERS
 
 LARGE = make_schema((150_000, 100_000, 9))
-USERS_FUSION = {"xla_cpu_use_fusion_emitters": True}  # which `make test` does without elsewhere
 SMALL = make_schema((30, 20, 9, 8, 7, 6), ("user", "item", None, None, None, None))
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import AS_USERS, SHARED, make_schema
+from conftest import SHARED, USERS_FUSION, make_schema
 from flax import nnx
 
 from dist_fm.errors import UserError
@@ -90,7 +90,7 @@ def test_torchfm_parity(name):
 
     optimizer = optax.adam(1e-2)
 
-    @functools.partial(jax.jit, compiler_options=AS_USERS)
+    @functools.partial(jax.jit, compiler_options=USERS_FUSION)
     def step(weights, stats, slots):
         (value, (z, stats)), gradient = jax.value_and_grad(loss, has_aux=True)(weights, stats)
         updates, slots = optimizer.update(gradient, slots)

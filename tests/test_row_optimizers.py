@@ -156,8 +156,10 @@ def test_where_every_row_is_touched_sparse_is_dense(dense, sparse):
     settings = {"lr": LR, "l2_embedding": 0.01, "l2_network": 0.01, "clip_norm": 0.05, **dense}
     ends = []
     for update in ("dense", "sparse"):
-        sections = {"tables": {"update": update, "optimizer": sparse}, "optimizer": settings}
-        engine = make_engine("fm", 1, schema, sections)
+        # Without BatchNorm: Adam amplifies the rounding in biases before one, whose true gradient is zero.
+        tables = {"update": update, "optimizer": sparse}
+        sections = {"tables": tables, "optimizer": settings, "model": {"batch_norm": False}}
+        engine = make_engine("deepfm", 1, schema, sections)
         state = engine.init()
         for step in range(STEPS):
             batch = host_batch(schema, 64, 64, seed=step)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from conftest import host_batch, make_config, make_schema
 
-from dist_fm.data.pipeline import Batch
 from dist_fm.models import MODELS
 from dist_fm.parallel.mesh import make_mesh
 from dist_fm.tables.rules import ROW_OPTIMIZERS
@@ -62,20 +61,10 @@ def batch(spec, step):
     return made
 
 
-def prepare(engine, steps, one_size):
-    """Batches prepared; with ``one_size`` all with room for the most unique rows, so that one step is compiled."""
-    made = [batch(engine.spec, step) for step in steps]
-    if not one_size:
-        return [engine.prepare(one) for one in made]
-    found = [engine.lookup.find(one["rows"]) for one in made]
-    need = max(one.need for one in found)
-    return [Batch.pack(one, *engine.lookup.fill(at, need)) for one, at in zip(made, found, strict=True)]
-
-
-def train(engine, start, steps=range(STEPS), one_size=False):
+def train(engine, start, steps=range(STEPS)):
     """Losses and the final state, as NumPy arrays by name, and the sizes of the batches' unique rows."""
     state = jax.device_put(start, engine.shardings)
-    prepared = prepare(engine, steps, one_size)
+    prepared = [engine.prepare(batch(engine.spec, step)) for step in steps]
 
     def send():
         nonlocal state
@@ -89,18 +78,18 @@ def train(engine, start, steps=range(STEPS), one_size=False):
 
 
 @functools.cache
-def on_one_device(model, rule, update="sparse", one_size=False):
+def on_one_device(model, rule, update="sparse"):
     engine = engine_on(*ONE, model, rule, update)
     start = jax.device_get(engine.init())
-    return start, *train(engine, start, one_size=one_size)
+    return start, *train(engine, start)
 
 
-def check(mesh, placement, model="deepfm", rule="adagrad", update="sparse", one_size=False):
+def check(mesh, placement, model="deepfm", rule="adagrad", update="sparse"):
     with jax.enable_x64(True):
-        start, losses, arrays, sizes = on_one_device(model, rule, update, one_size)
-        assert (len(sizes) > 1) != one_size, "batches of one bucket only: the test has lost its overflow"
+        start, losses, arrays, sizes = on_one_device(model, rule, update)
+        assert len(sizes) > 1, "batches of one bucket only: the test has lost its overflow"
         engine = engine_on(mesh, placement, model, rule, update)
-        found_losses, found, _ = train(engine, start, one_size=one_size)
+        found_losses, found, _ = train(engine, start)
     np.testing.assert_allclose(found_losses, losses, rtol=1e-9)
     assert found.keys() == arrays.keys()
     for name, array in found.items():
@@ -115,8 +104,7 @@ QUICK = {"lr", "fm", "ffm", "fnn", "wide_deep", "afm", "nfm", "ncf", "fnfm", "de
     "model", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS]
 )
 def test_every_model_sharded(model):
-    """Of one size but for deepfm's: what a full bucket costs is another compiled step, and no model's business."""
-    check(*FAST[0], model, one_size=model != "deepfm")
+    check(*FAST[0], model)
 
 
 @pytest.mark.parametrize("model", ["deepfm"])  # every model: under `make test-slow`
@@ -126,7 +114,7 @@ def test_models_replicated(model):
 
 @pytest.mark.parametrize("rule", [rule for rule in ROW_OPTIMIZERS if rule != "adagrad"])
 def test_every_row_optimizer(rule):
-    check(*FAST[0], rule=rule, one_size=rule != "adam")
+    check(*FAST[0], rule=rule)
 
 
 @pytest.mark.parametrize("mesh, placement", HOSTS[:2])
