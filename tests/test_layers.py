@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from dist_fm import hashing
 from dist_fm.errors import UserError
 from dist_fm.layers.anova import anova_kernels
 from dist_fm.layers.attention import PairAttention
@@ -309,7 +310,7 @@ def test_dropout_keeps_the_mean_and_is_off_at_evaluation():
 @pytest.mark.parametrize("shape", [(7,), (5, 3)])
 def test_dropout_of_a_sample_depends_on_its_position_alone(shape):
     def drop(batch, dtype=np.float64):
-        run = jax.jit(lambda x: dropout(x, 0.5, train=True, rngs=nnx.Rngs(dropout=3)))
+        run = jax.jit(lambda x: dropout(x, 0.5, train=True, rngs=nnx.Rngs(dropout=hashing.key(3))))
         return np.asarray(run(np.ones((batch, *shape), dtype)))
 
     np.testing.assert_array_equal(drop(8), drop(13)[:8])
@@ -320,7 +321,7 @@ def test_dropout_of_a_sample_depends_on_its_position_alone(shape):
 
 def test_dropout_bits_are_independent_of_steps_neighbours_and_columns():
     """At rate 1/2, two masks agree on half of the elements: within five standard deviations of 2^20 coin flips."""
-    keys = [jax.random.fold_in(jax.random.key(1), step) for step in range(12)]
+    keys = [jax.random.fold_in(hashing.key(1), step) for step in range(12)]
     masks = np.stack([keep_mask((1024, 1024), 0.5, train=True, rngs=nnx.Rngs(dropout=key)) for key in keys])
     bound = 5 * 0.5 / 1024
     pairs = [(masks[i], masks[j]) for i in range(12) for j in range(i)]
@@ -330,12 +331,12 @@ def test_dropout_bits_are_independent_of_steps_neighbours_and_columns():
     for axis in (1, 2):  # no row and no column is favoured
         assert abs(masks.mean(axis) - 0.5).max() < 5.5 * 0.5 / 32
     for rate in (0.01, 0.9):
-        kept = keep_mask((1024, 1024), rate, train=True, rngs=nnx.Rngs(dropout=7)).mean()
+        kept = keep_mask((1024, 1024), rate, train=True, rngs=nnx.Rngs(dropout=hashing.key(7))).mean()
         assert abs(kept - (1 - rate)) < bound
 
 
 def test_layer_init():
-    key = jax.random.key(0)
+    key = hashing.key(0)
     kernel = weight_init("torch", 25, 3)(key, (25, 4000), jnp.float32)
     assert 0.199 < float(jnp.abs(kernel).max()) <= 0.2 and abs(float(kernel.std()) - 0.2 / 3**0.5) < 1e-3
     assert 0.19 < float(jnp.abs(bias_init("torch", 25)(key, (1000,), jnp.float32)).max()) <= 0.2

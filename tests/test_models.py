@@ -12,6 +12,7 @@ from conftest import SMALL, make_schema
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from dist_fm import hashing
 from dist_fm.data.schema import SchemaError
 from dist_fm.errors import UserError
 from dist_fm.models import ALIASES, MODELS, ModelConfig, get_model
@@ -108,7 +109,7 @@ def train_step(case, batch):
         return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, batch.rows, stats, batch, key)
 
     params, stats = jax.tree.map(lambda x: np.asarray(x, np.float64), (params, stats))
-    (value, stats), (network, rows) = step(params, stats, batch, jax.random.key(5))
+    (value, stats), (network, rows) = step(params, stats, batch, hashing.key(5))
     return value, stats, network, rows
 
 
@@ -160,11 +161,11 @@ def test_evaluation_is_a_function_of_the_weights_and_the_sample(case):
         logits = model(GivenRows(batch.rows), batch, train=False, rngs=nnx.Rngs(dropout=key))
         return logits, nnx.state(model, nnx.BatchStat)
 
-    first, after = logits(params, stats, batch, jax.random.key(0))
+    first, after = logits(params, stats, batch, hashing.key(0))
     assert first.shape == (B,) and first.dtype == jnp.float32 and np.isfinite(first).all()
     jax.tree.map(np.testing.assert_array_equal, stats, after)
-    np.testing.assert_array_equal(first, logits(params, stats, batch, jax.random.key(1))[0])
-    reverse = logits(params, stats, jax.tree.map(lambda x: x[::-1].copy(), batch), jax.random.key(0))[0]
+    np.testing.assert_array_equal(first, logits(params, stats, batch, hashing.key(1))[0])
+    reverse = logits(params, stats, jax.tree.map(lambda x: x[::-1].copy(), batch), hashing.key(0))[0]
     np.testing.assert_allclose(reverse[::-1], first, rtol=1e-5, atol=1e-6)
 
 
@@ -195,7 +196,7 @@ def test_columns_and_their_first_values(name):
         columns = nnx.eval_shape(lambda: build(name, **settings)).columns(SCHEMA)
         assert RowLayout(columns).width == sum(column.width for column in columns.values())
         shape = (20_000, 1)
-        return {k: np.asarray(c.init(jax.random.key(0), shape, jnp.float32)) for k, c in columns.items()}
+        return {k: np.asarray(c.init(hashing.key(0), shape, jnp.float32)) for k, c in columns.items()}
 
     default, torchfm, normal = first_values(), first_values(init="torchfm"), first_values(embed_std=0.1)
     assert "linear" not in default or not default["linear"].any()

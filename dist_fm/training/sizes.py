@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dist_fm import hashing
 from dist_fm.config import Config
 from dist_fm.data.schema import Schema
 from dist_fm.models import get_model
@@ -161,7 +162,7 @@ def _total_bytes(arrays: Iterable[Array]) -> int:
 
 def _first_spread(column: Any) -> float:
     """The standard deviation of a column's first values, of some that are drawn."""
-    return float(column.init(jax.random.key(0), (_DRAWN_ROWS, column.width), jnp.float32).std())
+    return float(column.init(hashing.key(0), (_DRAWN_ROWS, column.width), jnp.float32).std())
 
 
 def _is_weight(array: Array) -> bool:

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dist_fm import hashing
 from dist_fm.config import Config
 from dist_fm.data.pipeline import Batch, Unsized, place
 from dist_fm.data.records import HostBatch
@@ -53,7 +54,7 @@ class Engine:
 
     def __init__(self, config: Config, schema: Schema, mesh: Mesh, *, dtype: Any = jnp.float32):
         self.config, self.schema, self.mesh, self.dtype = config, schema, mesh, dtype
-        self._key = jax.random.key(config.train.seed)
+        self._key = hashing.key(config.train.seed)
         self.spec = table_spec(config, schema, dtype)
         self.layout = self.spec.layout
         self.row_optimizer = make_table_optimizer(config, self.layout)
@@ -81,7 +82,7 @@ class Engine:
         ``config`` and ``schema`` must be as its own in all that is compiled: in what they say of the model, of the
         table's update and the loss, and in slots; not in vocabularies, which may have fewer rows, or in batches' order.
         """
-        other, key = copy.copy(self), jax.random.key(config.train.seed)
+        other, key = copy.copy(self), hashing.key(config.train.seed)
         other.config, other.schema = config, schema
         other.init = functools.partial(self.init, key)  # type: ignore[assignment]
         other.train_step = functools.partial(self.train_step, key=key)  # type: ignore[assignment]
