@@ -22,11 +22,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Compiling is most of the fast tests' time; without XLA's fusion emitters and LLVM's optimizations it is a third as much.
+# Compiling is most of the fast tests' time; without XLA's fusion emitters and LLVM's optimizations, and in one piece on
+# the one core that a worker has, it is a third as much.
 # The slow tests compile as users do; those of compiled steps and of torchfm's outputs at least with fusion. A file's
 # tests share a process, and so what they compiled.
 test: lint
-	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false" \
+	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \
+		--xla_cpu_parallel_codegen_split_count=1" \
 		$(BIN)/pytest -n 2 --dist=loadfile -m 'not slow'
 
 test-slow: $(READY)

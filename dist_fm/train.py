@@ -14,11 +14,12 @@ from dist_fm.command import run_command
 from dist_fm.errors import UserError
 from dist_fm.flags import help_text, load_config, parse_flags
 from dist_fm.parallel.hosts import say
-from dist_fm.reporting.writing import after_training
 from dist_fm.run_dir import RunDir
 from dist_fm.training.ending import describe_result
 from dist_fm.training.opening import hosts_of
 from dist_fm.training.session import train
+from dist_fm.training.state import TrainState
+from dist_fm.training.step import Engine
 from dist_fm.training.user_hook import load_hook
 
 
@@ -31,10 +32,16 @@ def main(arguments: list[str]) -> None:
     if not config.data.path:
         raise UserError("no data set was given: --data=DIR, made by `data_tools build-lmdb`")
     hooks = [load_hook(own["hook"])] if "hook" in own and hosts_of(config.run).host == 0 else []
-    result = train(config, hooks, after_training if config.run.report else None)
+    result = train(config, hooks, _report if config.run.report else None)
     say(json.dumps(result, indent=1))
     if not config.run.quiet:
         say(describe_result(result, RunDir.of(config)), sys.stderr)
+
+
+def _report(run: RunDir, engine: Engine, best: TrainState) -> None:
+    from dist_fm.reporting.writing import after_training  # it takes a second to import, pandas among others
+
+    after_training(run, engine, best)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def undisturbed(runner, data, folder, **way):
     return folder / "whole"
 
 
-@pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way == "sharded" else pytest.mark.slow) for way in WAYS])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(runner, data, tmp_path, way):
     whole = undisturbed(runner, data, tmp_path, **WAYS[way])
     arguments = flags(data, tmp_path / "run", **WAYS[way])
