@@ -30,11 +30,15 @@ def print_line(text: str) -> None:
 class Progress:
     """Shows ``what``, how far it is of ``total`` units, and rows/s. A context manager."""
 
+    REFRESH_S = 0.1
+
     def __init__(self, what: str, total: int | None, unit: str):
         self._start_s = time.perf_counter()
         self._rows = 0
         hidden = _QUIET.get() or not sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=what, unit=unit, unit_scale=True, leave=False, disable=hidden)
+        self._bar = tqdm(
+            total=total, desc=what, unit=unit, unit_scale=True, leave=False, disable=hidden, mininterval=self.REFRESH_S
+        )
 
     def advance(self, units: int, rows: int) -> None:
         self._rows += rows

@@ -13,6 +13,7 @@ import pytest
 from raw_logs import draw_ratings
 
 from data_tools.cli import main as data_tools
+from data_tools.progress import Progress
 from dist_fm.command import run_command
 from dist_fm.sweeps.grid import Run, settings_of
 from dist_fm.training.hooks import ProgressBar
@@ -45,7 +46,8 @@ class Terminal(io.TextIOWrapper):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(ProgressBar, "REFRESH_S", 0.0)
+    for bar in (Progress, ProgressBar):
+        monkeypatch.setattr(bar, "REFRESH_S", 0.0)
 
 
 def run(main, arguments, stderr):
