@@ -30,7 +30,7 @@ lint: $(READY)
 test: lint
 	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \
 		--xla_cpu_parallel_codegen_split_count=1" \
-		$(BIN)/pytest -n 2 --dist=loadfile -m 'not slow'
+		$(BIN)/pytest -n 2 --dist=loadfile --no-loadscope-reorder -m 'not slow'
 
 test-slow: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(LOCK) -e '.[test,ray,browser,onnx,tflite,serve]' mlflow-skinny

@@ -24,6 +24,13 @@ jax.devices()  # before a test that asks for fewer devices starts the backend wi
 SHARED = pathlib.Path(__file__).parent.parent.parent / "shared"
 USERS_FUSION = {"xla_cpu_use_fusion_emitters": True}  # users' programs have it; `make test` compiles faster without
 
+# Files that take longest for the number of their tests: begun last, one would keep one worker busy alone.
+LONG_FILES = {f"test_{name}" for name in ("same_answer", "elastic", "warm_start", "faults", "mesh", "hosts", "sweep")}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONG_FILES)
+
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
