@@ -117,11 +117,13 @@ def test_every_row_optimizer(rule):
     check(*FAST[0], rule=rule)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh, placement", HOSTS[:2])
 def test_two_hosts(mesh, placement):
     check(mesh, placement, rule="adam")
 
 
+@pytest.mark.slow
 def test_dense_updates_of_a_sharded_table():
     check((2, 2), "sharded", update="dense")
 

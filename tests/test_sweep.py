@@ -72,6 +72,7 @@ def test_all_runs_are_trained_once_and_the_tables_are_their_means(sweep, tmp_pat
     assert "optimizer.clip_norm" in command("sweep", *sweep, "--optimizer.clip_norm=3", expect=2)  # another run
 
 
+@pytest.mark.slow
 def test_stopped_it_saves_and_goes_on(sweep, tmp_path):
     flags = [flag for flag in sweep if "grid" not in flag]
     flags += ["--epochs=60", "--seeds=1", "--save_steps=50", "--eval_steps=1000"]
