@@ -9,10 +9,12 @@ LOCK := $(shell $(PYTHON) -c 'import sys; print("-c requirements.lock" if sys.ve
 .PHONY: demo test test-slow lint bench clean
 .DELETE_ON_ERROR:
 
-# Python compiles what is imported, at its first import: a third of pip's time.
+# Python compiles what is imported, at its first import: by pip, of everything, it took a third of the set-up.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(LOCK)
+
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(LOCK) -e '.[test]'
+	$(INSTALL) -e '.[test]'
 	touch $@
 
 demo: $(READY)
@@ -33,7 +35,7 @@ test: lint
 		$(BIN)/pytest -n 2 --dist=loadfile --no-loadscope-reorder -m 'not slow'
 
 test-slow: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(LOCK) -e '.[test,ray,browser,onnx,tflite,serve]' mlflow-skinny
+	$(INSTALL) -e '.[test,ray,browser,onnx,tflite,serve]' mlflow-skinny
 	JAX_NUM_CPU_DEVICES=8 $(BIN)/pytest -m slow
 
 # Small enough for a few minutes on two cores; PEER_PYTHON=/path/to/python, one that has torchfm, also times torchfm.

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _report(run: RunDir, engine: Engine, best: TrainState) -> None:
-    from dist_fm.reporting.writing import after_training  # it takes a second to import, pandas among others
+    from dist_fm.reporting.writing import after_training  # half a second to import, wanted at the end alone
 
     after_training(run, engine, best)
 

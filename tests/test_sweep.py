@@ -74,12 +74,11 @@ def test_all_runs_are_trained_once_and_the_tables_are_their_means(sweep, tmp_pat
 
 @pytest.mark.slow
 def test_stopped_it_saves_and_goes_on(sweep, tmp_path):
-    flags = [flag for flag in sweep if "grid" not in flag]
-    flags += ["--epochs=60", "--seeds=1", "--save_steps=50", "--eval_steps=1000"]
+    flags = [*sweep, "--epochs=60", "--seeds=1", "--save_steps=50", "--eval_steps=1000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "dist_fm.sweep", *flags], env={**os.environ, "PYTHONPATH": ROOT}, stderr=subprocess.PIPE
     )
-    first = tmp_path / "out" / "small" / "seed-0"
+    first = tmp_path / "out" / "small,optimizer.lr=1e-2" / "seed-0"
     while process.poll() is None and not list((first / "checkpoints").glob("[0-9]*")):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
