@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
 from dist_fm.tables.duplicates import is_first
 from dist_fm.tables.spec import TableSpec
@@ -92,6 +91,8 @@ def physical_rows(rows: np.ndarray, spec: TableSpec) -> np.ndarray:
 
 def _sorted_unique(rows: np.ndarray, spec: TableSpec) -> tuple[np.ndarray, np.ndarray]:
     """Sorted unique physical rows [n] of logical ``rows`` [B S], and each slot's index; n for an empty slot."""
+    import pandas as pd  # half a second of the start of runs that find nothing unique
+
     # Unique by hashing, and then a sort of the unique alone: less than the best sort of all slots, or np.unique.
     codes, logical = pd.factorize(rows)
     filled = np.flatnonzero(logical >= 0)

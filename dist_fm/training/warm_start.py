@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_tools.matching import match_rows
 from dist_fm.errors import UserError
 from dist_fm.parallel.hosts import say
 from dist_fm.run_dir import RunDir
@@ -40,6 +39,8 @@ def warm_start(engine: Engine, state: TrainState, sources: str, folder: pathlib.
             for name, ours in engine.layout.slices.items()
             if name in theirs and name not in columns and _width(theirs[name]) == _width(ours)
         }
+        from data_tools.matching import match_rows  # and with it pandas: half a second of every run's start
+
         match = match_rows(engine.schema, folder, other.schema, run.path)
         if shared and (match.rows >= 0).any():
             table = _copy_rows(engine, table, other, best.table, match.rows, list(shared.values()))
