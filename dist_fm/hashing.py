@@ -7,6 +7,7 @@ import jax
 import jax.extend.random
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 GOLDEN = np.uint32(0x9E3779B9)  # 2^32 / golden ratio, odd: multiples of it lie far apart
 
@@ -28,11 +29,29 @@ def key(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(low, impl=_HASHED), high)
 
 
+class Keys(nnx.Rngs):
+    """The keys that nnx.Rngs(key) gives layers for parameters, or for dropout.
+
+    The count of nnx.Rngs is an array: where it is traced each key costs milliseconds, and all of them a third of an
+    engine's start, as nnx compares shardings, which tracers have not, and JAX prints the program so far to say so.
+    """
+
+    def __init__(self, key: jax.Array):
+        self._key, self._given = key, 0
+
+    def params(self) -> jax.Array:
+        self._given += 1
+        return jax.random.fold_in(self._key, self._given - 1)
+
+    dropout = params
+
+
 def _seed(seed: jax.Array) -> jax.Array:
     low = mix(seed.astype(jnp.uint32) ^ GOLDEN)
     return jnp.stack([low, mix(low + GOLDEN)])
 
 
+@jax.jit  # traced once, not operation by operation for every layer's key
 def _fold_in(key: jax.Array, data: Any) -> jax.Array:
     first = _hash(key, jnp.asarray(data).astype(jnp.uint32))
     return jnp.stack([first, _hash(key[::-1], first + GOLDEN)])
@@ -53,6 +72,7 @@ def _random_bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Arra
     return bits.astype(jnp.dtype(f"uint{width}"))
 
 
+@jax.jit
 def _hash(key: jax.Array, number: jax.Array) -> jax.Array:
     return mix(mix(number ^ key[0]) + key[1])
 

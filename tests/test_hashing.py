@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from dist_fm import hashing
 
@@ -29,6 +30,13 @@ def test_seeds_of_64_bits_and_ways_of_deriving_keys_differ():
     words = {np.asarray(jax.random.key_data(key)).tobytes() for key in keys}
     assert len(words) == len(keys)
     assert len({int(jax.random.bits(key)) for key in keys}) == len(keys)
+
+
+def test_keys_are_given_as_flax_gives_them():
+    words = lambda give: [np.asarray(jax.random.key_data(give())) for _ in range(3)]
+    key = hashing.key(3)
+    np.testing.assert_array_equal(words(hashing.Keys(key).params), words(nnx.Rngs(key).params))
+    np.testing.assert_array_equal(words(hashing.Keys(key).dropout), words(nnx.Rngs(dropout=key).dropout))
 
 
 def test_keys_of_many_rows_are_all_different():

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from dist_fm import hashing
 from dist_fm.config import Config
 from dist_fm.data.schema import Schema
 from dist_fm.errors import UserError
@@ -36,9 +37,15 @@ def table_spec(config: Config, schema: Schema, dtype: Any) -> TableSpec:
             f"model {config.model_name} needs {model_class.min_fields} fields or more; "
             f"data set {schema.name!r} has {schema.num_inputs}"
         )
-    model = nnx.eval_shape(lambda: model_class(config.model, schema, rngs=nnx.Rngs(0)))
+    model = abstract_model(config, schema)
     stored = jnp.bfloat16 if config.tables.dtype == "bfloat16" else dtype
     return TableSpec(schema.num_rows, RowLayout(model.columns(schema)), stored)
+
+
+def abstract_model(config: Config, schema: Schema) -> Any:
+    """The model of ``config`` over ``schema``, with shapes and types for arrays."""
+    model_class = get_model(config.model_name)
+    return nnx.eval_shape(lambda: model_class(config.model, schema, rngs=hashing.Keys(hashing.key(0))))
 
 
 def choose_update(config: Config, schema: Schema) -> str:

@@ -12,11 +12,10 @@ from flax import nnx
 from dist_fm import hashing
 from dist_fm.config import Config
 from dist_fm.data.schema import Schema
-from dist_fm.models import get_model
 from dist_fm.tables.optimizers import ROW_OPTIMIZERS, TableOptimizer
 from dist_fm.tables.spec import TableSpec
 from dist_fm.training.optimizer import make_optimizer, make_table_optimizer, weights_mask
-from dist_fm.training.placement import table_spec
+from dist_fm.training.placement import abstract_model, table_spec
 from dist_fm.training.state import network_of
 
 _DRAWN_ROWS = 4096  # that a column's first spread is taken from
@@ -71,8 +70,7 @@ def measure(config: Config, schema: Schema) -> Sizes:
     """The sizes of ``config``'s model over ``schema``; ``tables.update`` must be settled."""
     spec = table_spec(config, schema, jnp.float32)
     rule = make_table_optimizer(config, spec.layout)
-    model_class = get_model(config.model_name)
-    model = nnx.eval_shape(lambda: model_class(config.model, schema, rngs=nnx.Rngs(0)))
+    model = abstract_model(config, schema)
     by_optax: dict[str, Any] = {"network": network_of(model)[0]}
     slots = []
     if rule is None:

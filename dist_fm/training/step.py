@@ -31,7 +31,7 @@ from dist_fm.tables.rounding import stochastic_round
 from dist_fm.tables.rules import Slots
 from dist_fm.tables.unique import unique_in_step
 from dist_fm.training.optimizer import make_optimizer, make_schedule, make_table_optimizer, weights_mask
-from dist_fm.training.placement import is_sharded, is_unique_in_step, table_spec
+from dist_fm.training.placement import abstract_model, is_sharded, is_unique_in_step, table_spec
 from dist_fm.training.state import Network, TrainState, network_of
 
 
@@ -61,7 +61,7 @@ class Engine:
         in_step = is_unique_in_step(config, mesh)
         sharded = is_sharded(config, self.spec, self.row_optimizer, mesh)
         self.lookup = Lookup(self.spec, mesh, sharded=sharded, unique_in_step=in_step)
-        self._graph, *self._variables = nnx.split(nnx.eval_shape(self.model), nnx.Param, nnx.BatchStat)
+        self._graph, *self._variables = nnx.split(abstract_model(config, schema), nnx.Param, nnx.BatchStat)
         self.optimizer = make_optimizer(config.optimizer)
         self.schedule = make_schedule(config.optimizer)
         self._shapes = jax.eval_shape(self._init)
@@ -140,7 +140,7 @@ class Engine:
     def model(self, key: jax.Array | None = None) -> Any:
         """The model with its network drawn by ``key`` (None: the run's seed)."""
         model_class = get_model(self.config.model_name)
-        return model_class(self.config.model, self.schema, rngs=nnx.Rngs(self._key if key is None else key))
+        return model_class(self.config.model, self.schema, rngs=hashing.Keys(self._key if key is None else key))
 
     def _init(self, key: jax.Array | None = None) -> TrainState:
         """The first state, drawn by ``key`` (None: the run's seed)."""
@@ -180,7 +180,7 @@ class Engine:
         logits are therefore the model's + log r.
         """
         model = self._model_of(params, stats)
-        rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
+        rngs = None if dropout is None else hashing.Keys(dropout)
         logits = model(rows, batch, train=dropout is not None, rngs=rngs)
         if dropout is None and self.config.data.negative_rate < 1:
             logits = logits + math.log(self.config.data.negative_rate)
