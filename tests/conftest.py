@@ -136,6 +136,13 @@ def make_engine(model="deepfm", devices=1, schema=None, sections=None, dtype=Non
     return Engine(config, schema or make_schema(), mesh, dtype=dtype or jnp.float32)
 
 
+def keys(seed=0):
+    """What a model under test takes as ``rngs``."""
+    from dist_fm import hashing
+
+    return hashing.Keys(hashing.key(seed))
+
+
 def host_batch(schema: Schema, size: int, padded: int, seed: int = 0) -> dict[str, np.ndarray]:
     """A random host batch of ``size`` real samples, as a source makes it, padded to ``padded``."""
     rng = np.random.default_rng(seed)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import SHARED, USERS_FUSION, make_schema
+from conftest import SHARED, USERS_FUSION, keys, make_schema
 from flax import nnx
 
 from dist_fm.errors import UserError
@@ -63,7 +63,7 @@ def test_torchfm_parity(name):
     roles = roles_from_torchfm(theirs)
     field_dims = theirs["field_dims"]
     schema = make_schema(field_dims, [roles.get(i) for i in range(len(field_dims))])
-    model = get_model(model_from_torchfm(theirs))(config_from_torchfm(theirs), schema, rngs=nnx.Rngs(0))
+    model = get_model(model_from_torchfm(theirs))(config_from_torchfm(theirs), schema, rngs=keys())
     load_network(model, network_from_torchfm(theirs, state))
     graph, network, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     columns = {key: jnp.asarray(value) for key, value in columns_from_torchfm(theirs, state).items()}
@@ -74,7 +74,7 @@ def test_torchfm_parity(name):
     def logits(weights, stats, train):
         model = nnx.merge(graph, weights["network"], stats)
         rows = {key: column[ids] for key, column in weights["columns"].items()}
-        rngs = nnx.Rngs(dropout=0) if train else None
+        rngs = keys() if train else None
         return model(GivenRows(rows), batch, train=train, rngs=rngs), nnx.state(model, nnx.BatchStat)
 
     @jax.jit
@@ -133,7 +133,7 @@ def test_settings_that_are_unknown_or_missing_are_named():
 
 
 def test_arrays_that_do_not_fit_are_named():
-    model = get_model("fm")(config_from_torchfm(FM), make_schema((2, 3), (None, None)), rngs=nnx.Rngs(0))
+    model = get_model("fm")(config_from_torchfm(FM), make_schema((2, 3), (None, None)), rngs=keys())
     good = {"linear.bias": np.full(1, 3, np.float32)}
     load_network(model, network_from_torchfm(FM, good))
     assert model.linear.bias[0] == 3

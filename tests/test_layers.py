@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import keys
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -137,9 +138,9 @@ def test_anova_kernels_are_sums_over_sets_of_fields(fields, order):
 @batches
 def test_self_attention_leaves_out_what_dropout_takes(batch):
     heads = Heads(FIELDS, 4, num_heads=2, scale=True, dropout=0.25, layer_init="torch")
-    layer = randomized(SelfAttention(FACTORS, heads, use_bias=True, rngs=nnx.Rngs(0)))
+    layer = randomized(SelfAttention(FACTORS, heads, use_bias=True, rngs=keys()))
     x = draw(batch, FIELDS, FACTORS)
-    keep = layer.keep_mask(batch, train=True, rngs=nnx.Rngs(dropout=1))
+    keep = layer.keep_mask(batch, train=True, rngs=keys(1))
     assert keep.shape == (batch, 2, FIELDS, FIELDS) and not keep.all()
     query, key, value = (x @ part.kernel[...] + part.bias[...] for part in (layer.query, layer.key, layer.value))
     loop = np.zeros((batch, FIELDS, 4))
@@ -152,7 +153,7 @@ def test_self_attention_leaves_out_what_dropout_takes(batch):
 
 
 def test_log_neurons_normalise_by_field_and_by_neuron_over_real_samples_and_factors():
-    layer = randomized(LogNeurons(FIELDS, 2, floor=0.3, layer_init="torch", rngs=nnx.Rngs(0)))
+    layer = randomized(LogNeurons(FIELDS, 2, floor=0.3, layer_init="torch", rngs=keys()))
     x, mask = draw(5, FIELDS, FACTORS), np.array([1, 0, 1, 1, 0.0])
     powers, norms = np.asarray(layer.powers.kernel[...]), (layer.log_norm, layer.exp_norm)
     scale, bias = ([np.asarray(getattr(norm, name)[...]) for norm in norms] for name in ("scale", "bias"))
@@ -180,7 +181,7 @@ def test_log_neurons_normalise_by_field_and_by_neuron_over_real_samples_and_fact
 @batches
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_pair_attention(batch, use_bias):
-    layer = PairAttention(FIELDS, FACTORS, 2, dropout=0.5, use_bias=use_bias, layer_init="torch", rngs=nnx.Rngs(0))
+    layer = PairAttention(FIELDS, FACTORS, 2, dropout=0.5, use_bias=use_bias, layer_init="torch", rngs=keys())
     randomized(layer)
     x = draw(batch, FIELDS, FACTORS)
     W, b0, h = (np.asarray(v[...]) for v in (layer.hidden.kernel, layer.hidden.bias, layer.projection.kernel))
@@ -198,7 +199,7 @@ def test_pair_attention(batch, use_bias):
 @pytest.mark.parametrize("split_half", [True, False])
 def test_cin(batch, split_half, activation):
     sizes = (6, 2, 5)
-    layer = CIN(FIELDS, sizes, split_half=split_half, activation=activation, layer_init="torch", rngs=nnx.Rngs(0))
+    layer = CIN(FIELDS, sizes, split_half=split_half, activation=activation, layer_init="torch", rngs=keys())
     randomized(layer)
     x = draw(batch, FIELDS, FACTORS)
     act = (lambda v: np.maximum(v, 0)) if activation == "relu" else (lambda v: v)
@@ -224,15 +225,15 @@ def test_cin(batch, split_half, activation):
 
 def test_cin_refuses_to_halve_odd_sizes():
     with pytest.raises(UserError, match=r"\(5, 4\) must be even"):
-        CIN(FIELDS, (5, 4), split_half=True, activation="relu", layer_init="torch", rngs=nnx.Rngs(0))
-    CIN(FIELDS, (4, 5), split_half=True, activation="relu", layer_init="torch", rngs=nnx.Rngs(0))
+        CIN(FIELDS, (5, 4), split_half=True, activation="relu", layer_init="torch", rngs=keys())
+    CIN(FIELDS, (4, 5), split_half=True, activation="relu", layer_init="torch", rngs=keys())
 
 
 @batches
 @pytest.mark.parametrize(("activation", "batch_norm"), [("relu", True), ("tanh", False)])
 def test_mlp(batch, activation, batch_norm):
     mlp = randomized(
-        MLP(3, (4, 2), dropout=0.5, batch_norm=batch_norm, activation=activation, rngs=nnx.Rngs(0)),
+        MLP(3, (4, 2), dropout=0.5, batch_norm=batch_norm, activation=activation, rngs=keys()),
         seed=3,
     )
     if batch_norm:
@@ -298,7 +299,7 @@ def test_batch_norm_keeps_bfloat16_activations_and_float32_statistics():
 
 def test_dropout_keeps_the_mean_and_is_off_at_evaluation():
     x = jnp.ones((200, 50))
-    y = dropout(x, 0.25, train=True, rngs=nnx.Rngs(dropout=0))
+    y = dropout(x, 0.25, train=True, rngs=keys())
     assert set(np.unique(y)) == {0, 1 / 0.75}
     assert abs(float((y == 0).mean()) - 0.25) < 0.02
     assert dropout(x, 0.25, train=False, rngs=None) is x
@@ -310,7 +311,7 @@ def test_dropout_keeps_the_mean_and_is_off_at_evaluation():
 @pytest.mark.parametrize("shape", [(7,), (5, 3)])
 def test_dropout_of_a_sample_depends_on_its_position_alone(shape):
     def drop(batch, dtype=np.float64):
-        run = jax.jit(lambda x: dropout(x, 0.5, train=True, rngs=nnx.Rngs(dropout=hashing.key(3))))
+        run = jax.jit(lambda x: dropout(x, 0.5, train=True, rngs=keys(3)))
         return np.asarray(run(np.ones((batch, *shape), dtype)))
 
     np.testing.assert_array_equal(drop(8), drop(13)[:8])
@@ -321,8 +322,8 @@ def test_dropout_of_a_sample_depends_on_its_position_alone(shape):
 
 def test_dropout_bits_are_independent_of_steps_neighbours_and_columns():
     """At rate 1/2, two masks agree on half of the elements: within five standard deviations of 2^20 coin flips."""
-    keys = [jax.random.fold_in(hashing.key(1), step) for step in range(12)]
-    masks = np.stack([keep_mask((1024, 1024), 0.5, train=True, rngs=nnx.Rngs(dropout=key)) for key in keys])
+    steps = [jax.random.fold_in(hashing.key(1), step) for step in range(12)]
+    masks = np.stack([keep_mask((1024, 1024), 0.5, train=True, rngs=hashing.Keys(key)) for key in steps])
     bound = 5 * 0.5 / 1024
     pairs = [(masks[i], masks[j]) for i in range(12) for j in range(i)]
     pairs += [(masks[0][1:], masks[0][:-1]), (masks[0][:, 1:], masks[0][:, :-1]), (masks[0], masks[0].T)]
@@ -331,7 +332,7 @@ def test_dropout_bits_are_independent_of_steps_neighbours_and_columns():
     for axis in (1, 2):  # no row and no column is favoured
         assert abs(masks.mean(axis) - 0.5).max() < 5.5 * 0.5 / 32
     for rate in (0.01, 0.9):
-        kept = keep_mask((1024, 1024), rate, train=True, rngs=nnx.Rngs(dropout=hashing.key(7))).mean()
+        kept = keep_mask((1024, 1024), rate, train=True, rngs=keys(7)).mean()
         assert abs(kept - (1 - rate)) < bound
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_schema
+from conftest import keys, make_schema
 from flax import nnx
 
 from dist_fm.models import get_model
@@ -251,7 +251,7 @@ def test_a_model_is_the_loops_of_its_paper(case):
     config = model_class.Config(embed_dim=K, **settings)
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        model = nnx.eval_shape(lambda: model_class(config, SCHEMA, rngs=nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda: model_class(config, SCHEMA, rngs=keys()))
         graph, state = nnx.split(model)
         weights = Weights()
         for path, variable in nnx.to_flat_state(state):

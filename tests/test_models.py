@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import SMALL, make_schema
+from conftest import SMALL, keys, make_schema
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -70,7 +70,7 @@ class Batch(NamedTuple):
 def build(case, **settings):
     name, variant = CASES[case]
     given = {**SMALL.get(name, {}), **variant, **settings}
-    return get_model(name)(get_model(name).Config(**given), SCHEMA, rngs=nnx.Rngs(0))
+    return get_model(name)(get_model(name).Config(**given), SCHEMA, rngs=keys())
 
 
 @functools.cache
@@ -100,7 +100,7 @@ def train_step(case, batch):
 
     def loss(params, rows, stats, batch, key):
         model = nnx.merge(graph, params, stats)
-        logits = model(GivenRows(rows), batch, train=True, rngs=nnx.Rngs(dropout=key))
+        logits = model(GivenRows(rows), batch, train=True, rngs=hashing.Keys(key))
         losses = jnp.where(batch.mask > 0, optax.sigmoid_binary_cross_entropy(logits, batch.labels), 0)
         return losses.sum() / batch.mask.sum(), nnx.state(model, nnx.BatchStat)
 
@@ -158,7 +158,7 @@ def test_evaluation_is_a_function_of_the_weights_and_the_sample(case):
     @jax.jit
     def logits(params, stats, batch, key):
         model = nnx.merge(graph, params, stats)
-        logits = model(GivenRows(batch.rows), batch, train=False, rngs=nnx.Rngs(dropout=key))
+        logits = model(GivenRows(batch.rows), batch, train=False, rngs=hashing.Keys(key))
         return logits, nnx.state(model, nnx.BatchStat)
 
     first, after = logits(params, stats, batch, hashing.key(0))
@@ -184,7 +184,7 @@ def test_bfloat16_weights_give_bfloat16_logits(case):
     batch = make_batch(model, np.float32)
 
     def logits(params, stats, rows):
-        return nnx.merge(graph, params, stats)(GivenRows(rows), batch, train=True, rngs=nnx.Rngs(dropout=0))
+        return nnx.merge(graph, params, stats)(GivenRows(rows), batch, train=True, rngs=keys())
 
     half = jax.eval_shape(logits, *jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, stats, batch.rows)))
     assert half.dtype == jnp.bfloat16
@@ -242,7 +242,7 @@ def test_fnn_first_order_reads_w0_and_every_weight_beside_its_factors():
 
 def test_ncf_needs_a_user_and_an_item():
     with pytest.raises(SchemaError, match="role 'item'"):
-        get_model("ncf")(get_model("ncf").Config(), make_schema((4, 5), ("user", None)), rngs=nnx.Rngs(0))
+        get_model("ncf")(get_model("ncf").Config(), make_schema((4, 5), ("user", None)), rngs=keys())
 
 
 WIDE = {"mlp_dims": (400, 400, 400)}
@@ -268,7 +268,7 @@ def test_published_settings_give_the_published_number_of_parameters(case):
     parameters, name, settings = PUBLISHED[case]
     schema = make_schema((5380, *[1] * 9), (None,) * 10)
     config = get_model(name).Config(embed_dim=10, **settings)
-    model = nnx.eval_shape(lambda: get_model(name)(config, schema, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: get_model(name)(config, schema, rngs=keys()))
     table = schema.num_rows * sum(column.width for column in model.columns(schema).values())
     assert table + sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param))) == parameters
 
@@ -294,7 +294,7 @@ def test_published_settings_give_the_published_number_of_parameters(case):
 def test_settings_that_cannot_be_are_refused(name, settings, words):
     with pytest.raises(UserError, match=words):
         config = get_model(name).Config(**settings)
-        get_model(name)(config, SCHEMA, rngs=nnx.Rngs(0))
+        get_model(name)(config, SCHEMA, rngs=keys())
 
 
 @pytest.mark.parametrize("name", MODELS)

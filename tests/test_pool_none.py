@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_config, make_engine
-from flax import nnx
+from conftest import keys, make_config, make_engine
 
 from dist_fm.data.schema import EMPTY, Field, Label, Schema, SchemaError
 from dist_fm.errors import UserError
@@ -233,8 +232,7 @@ def test_slices_sorted_sums_and_ids_made_by_the_step_change_nothing(monkeypatch)
 
 def test_attention_gives_a_pair_that_is_not_there_no_weight_and_no_gradient():
     layer, of_three = (
-        PairAttention(fields, 3, 2, dropout=0.0, use_bias=True, layer_init="torch", rngs=nnx.Rngs(0))
-        for fields in (4, 3)
+        PairAttention(fields, 3, 2, dropout=0.0, use_bias=True, layer_init="torch", rngs=keys()) for fields in (4, 3)
     )
     filled = np.array([[True, True, False, True], [False, True, False, False], [False] * 4])
     x = np.random.default_rng(0).normal(size=(3, 4, 3))
