@@ -35,7 +35,7 @@ test: lint
 		$(BIN)/pytest -n 2 --dist=loadfile --no-loadscope-reorder -m 'not slow'
 
 test-slow: $(READY)
-	$(INSTALL) -e '.[test,ray,browser,onnx,tflite,serve]' mlflow-skinny
+	$(INSTALL) -e '.[test,ray,browser,onnx,tflite,serve]' kubernetes-validate mlflow-skinny
 	JAX_NUM_CPU_DEVICES=8 $(BIN)/pytest -m slow
 
 # Small enough for a few minutes on two cores; PEER_PYTHON=/path/to/python, one that has torchfm, also times torchfm.

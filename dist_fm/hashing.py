@@ -32,7 +32,7 @@ def key(seed: int) -> jax.Array:
 class Keys(nnx.Rngs):
     """The keys that nnx.Rngs(key) gives layers for parameters, or for dropout.
 
-    The count of nnx.Rngs is an array: where it is traced each key costs milliseconds, and all of them a third of an
+    The count of nnx.Rngs is an array: where it is traced each key costs milliseconds, and all of them half of an
     engine's start, as nnx compares shardings, which tracers have not, and JAX prints the program so far to say so.
     """
 

@@ -19,6 +19,7 @@ from dist_fm.training.requests import Requests
 from dist_fm.training.step import Engine
 
 PARTS = ((4, "sharded", 50), (2, "sharded", 100), (1, "replicated", 150), (4, "replicated", 200))
+TWO_PARTS = ((4, "sharded", 50), (1, "replicated", 200))
 
 
 class Seen(Hook):
@@ -53,12 +54,15 @@ def go_on(data, folder, devices, placement, steps, update, seen):
     return state, dataclasses.replace(progress, seconds=0.0)
 
 
-@pytest.mark.parametrize("update", ["sparse", pytest.param("dense", marks=pytest.mark.slow)])
-def test_devices_may_change_at_any_checkpoint(tmp_path, update):
+@pytest.mark.parametrize(
+    "update, parts",
+    [("sparse", TWO_PARTS), *(pytest.param(update, PARTS, marks=pytest.mark.slow) for update in ("sparse", "dense"))],
+)
+def test_devices_may_change_at_any_checkpoint(tmp_path, update, parts):
     data = write_data_set(tmp_path / "data", make_schema((400, 300, 90)))
     moved, stayed = Seen(), Seen()
     with jax.enable_x64(True):
-        for devices, placement, steps in PARTS:
+        for devices, placement, steps in parts:
             end, progress = go_on(data, tmp_path / "moved", devices, placement, steps, update, moved)
         expected, expected_progress = go_on(data, tmp_path / "stayed", 1, "replicated", 200, update, stayed)
     np.testing.assert_allclose(moved.losses, stayed.losses, rtol=1e-9)

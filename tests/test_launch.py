@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 
-import kubernetes_validate
 import pytest
 import yaml
 from conftest import make_schema, write_data_set
@@ -310,8 +309,11 @@ def test_hosts_whose_link_is_cut_for_longer_end_and_go_on_when_started_again(dat
     same(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_the_jobset_manifest_is_one():
     """Against Kubernetes' own schema of a Job, and the fields of JobSet's v1alpha2 that the manifest uses."""
+    # Seventeen thousand files of schemas: they made the set-up of the fast tests an eighth longer.
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="needs pip install kubernetes-validate")
     manifest = yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
     assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     spec = manifest["spec"]
