@@ -27,6 +27,8 @@ def warm_start(engine: Engine, state: TrainState, sources: str, folder: pathlib.
     (``Model.summed_layers``) count 1/n each if they come from n runs. The rest, and all optimizer slots, stay as they
     are. Prints counts of both. Raises ``UserError`` when a run has nothing alike.
     """
+    from data_tools.matching import match_rows  # and with it pandas: half a second of every run's start
+
     table, params, stats = state.table, named(state.params), named(state.stats)
     columns, arrays = set[str](), set[str]()
     names = [name.strip() for name in sources.split(",") if name.strip()]
@@ -39,8 +41,6 @@ def warm_start(engine: Engine, state: TrainState, sources: str, folder: pathlib.
             for name, ours in engine.layout.slices.items()
             if name in theirs and name not in columns and _width(theirs[name]) == _width(ours)
         }
-        from data_tools.matching import match_rows  # and with it pandas: half a second of every run's start
-
         match = match_rows(engine.schema, folder, other.schema, run.path)
         if shared and (match.rows >= 0).any():
             table = _copy_rows(engine, table, other, best.table, match.rows, list(shared.values()))
