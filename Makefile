@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 # The lock file pins Python 3.11's versions; other Pythons take what pyproject.toml allows.
 LOCK := $(shell $(PYTHON) -c 'import sys; print("-c requirements.lock" if sys.version_info[:2] == (3, 11) else "")')
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow style lint bench clean
 .DELETE_ON_ERROR:
 
 # Python compiles what is imported, at its first import: by pip, of everything, it took a third of the set-up.
@@ -20,18 +20,18 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY)
 	$(BIN)/python -m dist_fm.demo
 
-lint: $(READY)
+style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint: style
 	$(BIN)/mypy
 
 # Compiling is most of the fast tests' time; without XLA's fusion emitters and LLVM's optimizations, and in one piece on
 # the one core that a worker has, it is a third as much.
 # The slow tests compile as users do; those of compiled steps and of torchfm's outputs at least with fusion. A file's
 # tests share a process, and so what they compiled. Types are checked meanwhile, and said at the end.
-test: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: style
 	$(BIN)/mypy > $(VENV)/types.txt 2>&1 & types=$$!; \
 	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \
 		--xla_cpu_parallel_codegen_split_count=1" \

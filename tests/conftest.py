@@ -120,9 +120,8 @@ def make_config(model="deepfm", data="", sections=None, **train):
     from dist_fm.config import build_config
     from dist_fm.models import get_model
 
-    small = dict(SMALL.get(model, {}))
-    if hasattr(get_model(model).Config, "mlp_dims"):
-        small["mlp_dims"] = ONE_HIDDEN_LAYER
+    has_mlp = hasattr(get_model(model).Config, "mlp_dims")
+    small = SMALL.get(model, {}) | ({"mlp_dims": ONE_HIDDEN_LAYER} if has_mlp else {})
     small = {key: list(value) if isinstance(value, tuple) else value for key, value in small.items()}
     values = {
         "model": {"name": model, **small},
