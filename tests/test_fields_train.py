@@ -14,7 +14,7 @@ from dist_fm.flags import load_config, parse_flags
 from dist_fm.training.session import train
 
 
-@pytest.mark.parametrize("update", ["dense", "sparse"])
+@pytest.mark.parametrize("update", [pytest.param("dense", marks=pytest.mark.slow), "sparse"])
 def test_ele_me_trains_and_predicts_what_it_evaluates(update, tmp_path):
     raw = tmp_path / "log.csv"
     raw.write_text(eleme_rows(600))

@@ -62,7 +62,7 @@ def test_a_batch_padded_by_30_percent_gives_the_same_step(model):
 
 
 def test_2000_tiny_steps_on_4_devices_do_not_deadlock():
-    engine = make_engine("fm", 4, make_schema((5, 4), ("user", "item")))
+    engine = make_engine("lr", 4, make_schema((5, 4), ("user", "item")))
     batch = put(engine, host_batch(engine.schema, 8, 8))
     state = engine.init()
 

@@ -38,6 +38,7 @@ def sweep(small_data, tmp_path):
         grid,
         "--seeds=2",
         "--run.report=false",
+        "--devices=1",
     )
 
 
