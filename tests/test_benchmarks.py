@@ -99,10 +99,12 @@ def test_host_batches_are_distinct_and_padded():
     assert (second["rows"][6:] == -1).all() and second["rows"].dtype == np.int32
 
 
-def test_read_ahead_keeps_the_order_and_its_bound():
+@pytest.mark.parametrize("together", [1, 3])
+def test_read_ahead_keeps_the_order_and_its_bound(together):
     asked = []
-    taken = work.read_ahead(lambda number: asked.append(number) or number, range(100), 2)
-    assert next(taken) == 0 and len(asked) <= 18
+    engine = types.SimpleNamespace(together=together, prepare_all=lambda numbers: asked.extend(numbers) or numbers)
+    taken = work.read_ahead(engine, range(100), 100, 2)
+    assert next(taken) == 0 and len(asked) <= 18 + 2 * (together - 1)
     assert list(taken) == list(range(1, 100))
 
 

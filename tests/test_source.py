@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import make_schema
 
+from dist_fm.data.pipeline import read
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import EMPTY
 from dist_fm.data.source import EvalSource, TrainSource
@@ -90,3 +91,16 @@ def test_evaluation_sees_every_row_once_in_order(numbered, size, padded):
 def test_padding_is_empty_and_weighs_nothing(numbered):
     batch = source(numbered, padded=128)[0]
     assert (batch["rows"][100:] == EMPTY).all() and not batch["weights"][100:].any() and not batch["mask"][100:].any()
+
+
+@pytest.mark.parametrize("together", [1, 3, 8])
+@pytest.mark.parametrize("start", [0, 5, 20])
+def test_a_pipeline_keeps_the_order_however_many_batches_it_takes_together(start, together):
+    taken = []
+
+    def prepare(batches):
+        taken.append(len(batches))
+        return [batch * 10 for batch in batches]
+
+    assert [*read(range(20), prepare, start=start, together=together)] == [step * 10 for step in range(start, 20)]
+    assert sum(taken) == 20 - start and max(taken, default=0) <= together

@@ -13,7 +13,7 @@ def spec(rows: int) -> TableSpec:
 
 
 def unique_rows(rows, table):
-    found = find_unique(rows, table)
+    (found,) = find_unique(rows[None], table)
     return fill_unique(found, found.need, table)
 
 
@@ -44,6 +44,20 @@ def test_padding_rows_start_at_zero_and_columns_have_their_own_streams():
     first, second = np.asarray(one.init(key)), np.asarray(two.init(key))
     assert np.array_equal(first, second[:, 2:])
     assert not first[one.padding()].any() and first[one.physical(np.arange(100))].all()
+
+
+@pytest.mark.parametrize("rows", [700, 2**29])
+def test_batches_found_together_are_as_one_by_one(rows):
+    rng = np.random.default_rng(rows)
+    table = spec(rows)
+    batches = rng.integers(-1, 40, (5, 60, 3)).astype(np.int32)  # so few rows that batches share some
+    batches[1], batches[3, :, 1] = -1, rows - 1
+    together = find_unique(batches, table)
+    assert len(together) == 5
+    for batch, found in zip(batches, together, strict=True):
+        expected = unique_rows(batch, table)
+        for ours, theirs in zip(fill_unique(found, found.need, table), expected, strict=True):
+            assert ours.dtype == theirs.dtype == np.int32 and np.array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("seed", range(20))

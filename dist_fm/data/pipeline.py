@@ -85,38 +85,47 @@ class Placer(Protocol):
         ...
 
 
-class _Named:
-    """A source whose reads have a name in profiles."""
+class _Groups:
+    """``size`` batches of a source at a time, from batch ``start`` on; reading has a name in profiles."""
 
-    def __init__(self, source: Source):
-        self._source = source
+    def __init__(self, source: Source, start: int, size: int):
+        self._source, self._steps, self._size = source, range(start, len(source)), size
 
     def __len__(self) -> int:
-        return len(self._source)
+        return -(-len(self._steps) // self._size)
 
-    def __getitem__(self, index: int) -> HostBatch:
+    def __getitem__(self, group: int) -> list[HostBatch]:
         with jax.profiler.TraceAnnotation("read"):
-            return self._source[index]
+            return [self._source[step] for step in self._steps[group * self._size : (group + 1) * self._size]]
 
 
 def read(
-    source: Source, prepare: Callable[[HostBatch], Any], *, start: int = 0, threads: int = 2
+    source: Source,
+    prepare: Callable[[list[HostBatch]], list[Any]],
+    *,
+    start: int = 0,
+    threads: int = 2,
+    together: int = 1,
 ) -> Generator[Any, None, None]:
-    """Batches ``start``, ``start + 1``, ... of ``source``, in order, each read and prepared in one of ``threads``."""
+    """Batches ``start``, ``start + 1``, ... of ``source``, in order, each read and prepared in one of ``threads``.
+
+    A thread takes ``together`` of them at a time.
+    """
     # Here, so that what only steps (benchmarks on machines without Grain) need not have it; and not in the generator,
     # as it takes seconds, with which the first batch would be timed.
     import grain
 
     prepare = jax.profiler.annotate_function(prepare, name="prepare")
-    dataset = grain.MapDataset.source(_Named(source))[start:].map(prepare)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD)
+    dataset = grain.MapDataset.source(_Groups(source, start, together)).map(prepare)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, READ_AHEAD // together))
     return _closed_at_the_end(dataset.to_iter_dataset(options))
 
 
-def _closed_at_the_end(dataset: Iterable[Any]) -> Generator[Any, None, None]:
+def _closed_at_the_end(dataset: Iterable[list[Any]]) -> Generator[Any, None, None]:
     iterator = iter(dataset)
     try:
-        yield from iterator
+        for group in iterator:
+            yield from group
     finally:
         if hasattr(iterator, "close"):
             iterator.close()

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from dist_fm.tables.duplicates import sum_duplicates
 from dist_fm.tables.per_sample import map_samples, slice_size
 from dist_fm.tables.spec import PerSample, TableSpec
-from dist_fm.tables.unique import Found, UniqueLayout, fill_unique, find_unique, physical_rows
+from dist_fm.tables.unique import Found, UniqueLayout, fill_unique, find_unique
 
 HOST, DEVICE = "host", "device"
 
@@ -43,22 +43,15 @@ class Lookup:
         """How the table lies, as ``tables.placement`` names it."""
         return "sharded" if self.sharded else "replicated"
 
-    def prepare(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-        """``unique`` and ``inverse`` int32 [B, S] of a global batch's logical rows [B, S], on the host.
+    def find(self, batches: np.ndarray) -> list[Found]:
+        """The first half of what a step needs of each of ``batches`` [N, B, S] of (this host's) logical rows.
 
-        Where the step makes the unique ids (`dist_fm.tables.unique.unique_in_step`): None, and the physical rows.
+        The second half, ``fill``, waits for what all hosts need.
         """
-        if self.unique_in_step:
-            return None, physical_rows(rows, self.spec)
-        found = self.find(rows)
-        return self.fill(found, found.need)
-
-    def find(self, rows: np.ndarray) -> Found:
-        """The first half of ``prepare``, for this host's rows of a batch; the second waits for what all hosts need."""
-        return find_unique(rows, self.spec, self.layout)
+        return find_unique(batches, self.spec, self.layout)
 
     def fill(self, found: Found, need: int) -> tuple[np.ndarray, np.ndarray]:
-        """``unique`` and ``inverse`` [B, S] of this host's rows, once ``need`` is agreed."""
+        """``unique`` and ``inverse`` int32 [B, S] of this host's rows, once ``need`` is agreed."""
         return fill_unique(found, need, self.spec, self.layout)
 
     def init(self, key: jax.Array) -> jax.Array:

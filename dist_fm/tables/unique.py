@@ -35,17 +35,21 @@ class Found(NamedTuple):
     need: int  # the largest part, and a place for empty slots: what all hosts must have room for
 
 
-def find_unique(rows: np.ndarray, spec: TableSpec, layout: UniqueLayout = ONE_DEVICE) -> Found:
-    """What is unique in ``rows`` int32 [B, S], logical; negative means empty."""
-    parts = [_sorted_unique(part, spec) for part in rows.reshape(layout.here, -1)]
-    ids, places = [found for found, _ in parts], [at for _, at in parts]
-    if not layout.sharded:
-        return Found(rows.shape, ids, places, [], max(found.size for found in ids) + 1)
-    # Contiguous shards: a sorted list of rows is already cut by owner.
-    owners = layout.hosts * layout.devices
-    borders = np.arange(owners + 1) * (spec.padded_rows // owners)
-    ends = [np.searchsorted(found, borders) for found in ids]
-    return Found(rows.shape, ids, places, ends, int(max(np.diff(end).max() for end in ends)) + 1)
+def find_unique(batches: np.ndarray, spec: TableSpec, layout: UniqueLayout = ONE_DEVICE) -> list[Found]:
+    """What is unique in each of ``batches`` int32 [N, B, S] of logical rows; negative means empty."""
+    ids, places = _sorted_unique(batches.reshape(len(batches) * layout.here, -1), spec)
+    found = []
+    for first in range(0, len(ids), layout.here):
+        own, at = ids[first : first + layout.here], places[first : first + layout.here]
+        ends, parts = [], [part.size for part in own]
+        if layout.sharded:
+            # Contiguous shards: a sorted list of rows is already cut by owner.
+            owners = layout.hosts * layout.devices
+            borders = np.arange(owners + 1) * (spec.padded_rows // owners)
+            ends = [np.searchsorted(part, borders) for part in own]
+            parts = [np.diff(end).max() for end in ends]
+        found.append(Found(batches.shape[1:], own, at, ends, int(max(parts)) + 1))
+    return found
 
 
 def fill_unique(
@@ -89,18 +93,32 @@ def physical_rows(rows: np.ndarray, spec: TableSpec) -> np.ndarray:
     return np.where(rows < 0, spec.padded_rows, spec.physical(rows)).astype(np.int32)
 
 
-def _sorted_unique(rows: np.ndarray, spec: TableSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted unique physical rows [n] of logical ``rows`` [B S], and each slot's index; n for an empty slot."""
+def _sorted_unique(parts: np.ndarray, spec: TableSpec) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Sorted unique physical rows of each of ``parts`` [P, n] of logical rows, and each slot's index among them [n].
+
+    An empty slot's is their number. All parts at once: NumPy's calls cost small ones more than their numbers.
+    """
     import pandas as pd  # half a second of the start of runs that find nothing unique
 
     # Unique by hashing, and then a sort of the unique alone: less than the best sort of all slots, or np.unique.
-    codes, logical = pd.factorize(rows)
-    filled = np.flatnonzero(logical >= 0)
+    apart = spec.rows + 1  # of a row in one part and in the next; 0 is a part's empty slot
+    number = np.int32 if len(parts) * apart <= np.iinfo(np.int32).max else np.int64
+    codes, found = pd.factorize((parts + (1 + apart * np.arange(len(parts), dtype=number))[:, None]).reshape(-1))
+    part, row = np.divmod(found, number(apart))
+    filled = np.flatnonzero(row)
     # Packed with their positions: NumPy's vectorised int64 sort beats argsort several-fold.
-    packed = np.sort(spec.physical(logical[filled]).astype(np.int64) << 32 | np.arange(filled.size))
-    rank = np.full(logical.size, filled.size, np.int32)
-    rank[filled[packed & 0xFFFFFFFF]] = np.arange(filled.size, dtype=np.int32)
-    return packed >> 32, rank[codes]
+    key = spec.physical(row[filled] - 1) + part[filled] * np.int64(spec.padded_rows)
+    bits = filled.size.bit_length()
+    packed = np.sort(key << bits | np.arange(filled.size))
+    ids, order = packed >> bits, filled[packed & ((1 << bits) - 1)]
+
+    starts = np.arange(len(parts) + 1) * spec.padded_rows
+    ends = np.searchsorted(ids, starts)
+    sizes = np.diff(ends)
+    rank = sizes[part].astype(np.int32)
+    rank[order] = np.arange(ids.size) - ends[part[order]]
+    each = [ids[ends[i] : ends[i + 1]] - starts[i] for i in range(len(parts))]
+    return each, list(rank[codes].reshape(parts.shape))
 
 
 def _by_owner(found: Found, size: int, spec: TableSpec, layout: UniqueLayout) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -27,7 +27,7 @@ def batches(
     source: Source, engine: Engine, *, start: int = 0, threads: int = 2, requests: Requests | None = None
 ) -> Generator[Batch, None, None]:
     """Batches ``start``, ``start + 1``, ... of ``source``, prepared in ``threads`` threads, on the engine's devices."""
-    prepared = read(source, engine.prepare, start=start, threads=threads)
+    prepared = read(source, engine.prepare_all, start=start, threads=threads, together=engine.together)
     return _fed(prepared, engine, requests or Requests())
 
 

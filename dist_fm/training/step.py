@@ -7,10 +7,12 @@ the loss with respect to the unique rows and the network. The same functions run
 import copy
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -29,10 +31,12 @@ from dist_fm.models.base import Rows
 from dist_fm.tables.lookup import Lookup
 from dist_fm.tables.rounding import stochastic_round
 from dist_fm.tables.rules import Slots
-from dist_fm.tables.unique import unique_in_step
+from dist_fm.tables.unique import Found, physical_rows, unique_in_step
 from dist_fm.training.optimizer import make_optimizer, make_schedule, make_table_optimizer, weights_mask
 from dist_fm.training.placement import abstract_model, is_sharded, is_unique_in_step, table_spec
 from dist_fm.training.state import Network, TrainState, network_of
+
+SLOTS_TOGETHER, MOST_TOGETHER = 32_768, 8  # of batches that are prepared at a time
 
 
 class StepMetrics(NamedTuple):
@@ -96,15 +100,35 @@ class Engine:
         """What a source of batches of ``size`` must know of the mesh: the padding, and which part this host reads."""
         return {"padded_size": self.padded_batch(size), "host": jax.process_index(), "hosts": jax.process_count()}
 
-    def prepare(self, batch: HostBatch) -> Batch | Unsized:
-        """A host batch with its logical rows turned into unique physical rows; runs in the loader's threads.
+    @property
+    def together(self) -> int:
+        """How many batches a thread should read and prepare at a time, so that Grain's and NumPy's calls have work.
 
-        With several hosts, of which each has its part of the batch, all but their padding, which they must agree on.
+        One by one, small batches (4,096 slots) took Grain, NumPy and the interpreter's lock longer than the step.
         """
+        slots = self.config.train.batch_size * self.schema.num_slots
+        return max(1, min(MOST_TOGETHER, SLOTS_TOGETHER // slots))
+
+    def prepare(self, batch: HostBatch) -> Batch | Unsized:
+        """A host batch with its logical rows turned into unique physical rows."""
+        return self.prepare_all([batch])[0]
+
+    def prepare_all(self, batches: Sequence[HostBatch]) -> list[Batch | Unsized]:
+        """Host batches of one size with their rows turned into unique physical rows; runs in the loader's threads.
+
+        With several hosts, of which each has its part of a batch, all but their padding, which they must agree on. The
+        physical rows alone where the step makes the unique ids (`dist_fm.tables.unique.unique_in_step`).
+        """
+        if self.lookup.unique_in_step:
+            return [Batch.pack(batch, None, physical_rows(batch["rows"], self.spec)) for batch in batches]
+
+        def fill(batch: HostBatch, found: Found, need: int) -> Batch:
+            return Batch.pack(batch, *self.lookup.fill(found, need))
+
+        both = zip(batches, self.lookup.find(np.stack([batch["rows"] for batch in batches])), strict=True)
         if jax.process_count() == 1:
-            return Batch.pack(batch, *self.lookup.prepare(batch["rows"]))
-        found = self.lookup.find(batch["rows"])
-        return Unsized(found.need, lambda need: Batch.pack(batch, *self.lookup.fill(found, need)))
+            return [fill(batch, found, found.need) for batch, found in both]
+        return [Unsized(found.need, functools.partial(fill, batch, found)) for batch, found in both]
 
     def place(self, batch: Batch) -> Batch:
         """A prepared batch on the devices."""

@@ -38,19 +38,23 @@ def main() -> None:
     work = pathlib.Path(options.work)
     data = [build(options, work / f"data-{seed}", seed) for seed in range(options.seeds)]
 
-    print("| model | test AUC | test log loss | valid AUC | best epochs | samples/s |\n|---|---|---|---|---|---|")
+    head = ["model", "parameters", "test AUC", "test log loss", "valid AUC", "best epochs", "samples/s", "seconds"]
+    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     bias = [biases(directory) for directory in data]
     print(
-        f"| item and user bias | {mean_and_spread([b[0] for b in bias])} | {np.mean([b[1] for b in bias]):.4f} | | | |"
+        f"| item and user bias | | {mean_and_spread([b[0] for b in bias])} | {np.mean([b[1] for b in bias]):.4f} "
+        "| | | | |"
     )
     for model in [options.config] if options.config else options.models.split(","):
         results = [run(options, model, directory, seed, work) for seed, directory in enumerate(data)]
         tests = [result["test"] for result in results]
         epochs = ", ".join(str(result["best_epoch"]) for result in results)
         print(
-            f"| {pathlib.Path(model).stem} | {mean_and_spread([t['auc'] for t in tests])} "
+            f"| {pathlib.Path(model).stem} | {results[0]['parameters']:,} "
+            f"| {mean_and_spread([t['auc'] for t in tests])} "
             f"| {np.mean([t['logloss'] for t in tests]):.4f} | {np.mean([r['valid']['auc'] for r in results]):.4f} "
-            f"| {epochs} | {np.median([r['train_samples_per_s'] for r in results]):,.0f} |",
+            f"| {epochs} | {np.median([r['train_samples_per_s'] for r in results]):,.0f} "
+            f"| {np.median([r['train_seconds'] for r in results]):.0f} |",
             flush=True,
         )
 

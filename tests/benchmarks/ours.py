@@ -42,10 +42,10 @@ def main() -> None:
     schema = make_schema(options.shape, options.stride)
     engine = make_engine(options, schema)
     host = HostBatches(options, schema, engine.padded_batch(options.batch))
-    prepare, steps = lambda step: engine.prepare(host[step]), range(options.steps)
     training = Training(engine)
-    training.warm_up(map(prepare, steps))
-    record = training.time(lambda: placed(read_ahead(prepare, steps, options.read_threads), engine), options)
+    training.warm_up(engine.prepare(host[step]) for step in range(options.steps))
+    prepared = read_ahead(engine, host, options.steps, options.read_threads)
+    record = training.time(lambda: placed(prepared, engine), options)
     if options.profile_memory:
         record |= analyse(engine, training.state, training.largest)
     print(json.dumps(record))

@@ -3,7 +3,7 @@
 import argparse
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -87,13 +87,17 @@ class HostBatches:
         return batch
 
 
-def read_ahead(make: Callable[[int], Batch], steps: Iterable[int], threads: int) -> Iterator[Batch]:
-    """``make(step)`` for every step, in order, made by ``threads`` threads, ``READ_AHEAD`` before they are needed."""
-    waiting: collections.deque[Future[Batch]] = collections.deque()
+def read_ahead(engine: Engine, source: HostBatches, steps: int, threads: int) -> Iterator[Batch]:
+    """The first ``steps`` batches of ``source``, prepared by ``threads`` threads, as ``batches`` has Grain's do it."""
+    together, waiting = engine.together, collections.deque[Future[list[Batch]]]()
+
+    def prepare(first: int) -> list[Batch]:
+        return engine.prepare_all([source[step] for step in range(first, min(first + together, steps))])
+
     with ThreadPoolExecutor(threads, "prepare") as pool:
-        for step in steps:
-            waiting.append(pool.submit(make, step))
-            if len(waiting) > READ_AHEAD:
-                yield waiting.popleft().result()
+        for first in range(0, steps, together):
+            waiting.append(pool.submit(prepare, first))
+            if len(waiting) * together > READ_AHEAD:
+                yield from waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            yield from waiting.popleft().result()
