@@ -99,13 +99,19 @@ def test_host_batches_are_distinct_and_padded():
     assert (second["rows"][6:] == -1).all() and second["rows"].dtype == np.int32
 
 
-@pytest.mark.parametrize("together", [1, 3])
-def test_read_ahead_keeps_the_order_and_its_bound(together):
-    asked = []
-    engine = types.SimpleNamespace(together=together, prepare_all=lambda numbers: asked.extend(numbers) or numbers)
-    taken = work.read_ahead(engine, range(100), 100, 2)
-    assert next(taken) == 0 and len(asked) <= 18 + 2 * (together - 1)
+@pytest.mark.parametrize("batch_size, at_once", [(40_000, 1), (16_000, 2), (1, 8)])
+def test_read_ahead_keeps_the_order_and_its_bound(batch_size, at_once):
+    class Numbers:
+        def __getitem__(self, step):
+            return step
+
+    Numbers.batch_size, asked = batch_size, []
+    schema = types.SimpleNamespace(num_slots=1)
+    engine = types.SimpleNamespace(schema=schema, prepare_all=lambda numbers: asked.append(numbers) or numbers)
+    taken = work.read_ahead(engine, Numbers(), 100, 2)
+    assert next(taken) == 0 and len(asked) * at_once <= 16 + 2 * at_once
     assert list(taken) == list(range(1, 100))
+    assert {len(numbers) for numbers in asked[:-1]} == {at_once}
 
 
 def test_load_of_others_is_what_is_busy_but_not_ours(monkeypatch, capsys):

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from dist_fm.data.records import READ_AHEAD, HostBatch
 
 PLACE_AHEAD = 2  # batches already on the devices
+SLOTS_TOGETHER, MOST_TOGETHER = 32_768, 8  # in batches that a thread reads and prepares at a time
 
 
 class Batch(NamedTuple):
@@ -71,6 +72,8 @@ class Unsized(NamedTuple):
 
 
 class Source(Protocol):
+    @property
+    def batch_size(self) -> int: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> HostBatch: ...
 
@@ -83,6 +86,14 @@ class Placer(Protocol):
     def place(self, batch: Batch) -> Batch:
         """A prepared batch on the devices."""
         ...
+
+
+def taken_together(source: Source, slots: int) -> int:
+    """How many batches, of ``slots`` ids a sample, a thread should take at a time: Grain's and NumPy's calls need work.
+
+    One by one, small batches (4,096 ids) took Grain, NumPy and the interpreter's lock longer than the step.
+    """
+    return max(1, min(MOST_TOGETHER, SLOTS_TOGETHER // (source.batch_size * slots)))
 
 
 class _Groups:

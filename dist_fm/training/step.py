@@ -36,8 +36,6 @@ from dist_fm.training.optimizer import make_optimizer, make_schedule, make_table
 from dist_fm.training.placement import abstract_model, is_sharded, is_unique_in_step, table_spec
 from dist_fm.training.state import Network, TrainState, network_of
 
-SLOTS_TOGETHER, MOST_TOGETHER = 32_768, 8  # of batches that are prepared at a time
-
 
 class StepMetrics(NamedTuple):
     loss: jax.Array  # mean over the batch's real samples, without L2
@@ -99,15 +97,6 @@ class Engine:
     def reads(self, size: int) -> dict[str, int]:
         """What a source of batches of ``size`` must know of the mesh: the padding, and which part this host reads."""
         return {"padded_size": self.padded_batch(size), "host": jax.process_index(), "hosts": jax.process_count()}
-
-    @property
-    def together(self) -> int:
-        """How many batches a thread should read and prepare at a time, so that Grain's and NumPy's calls have work.
-
-        One by one, small batches (4,096 slots) took Grain, NumPy and the interpreter's lock longer than the step.
-        """
-        slots = self.config.train.batch_size * self.schema.num_slots
-        return max(1, min(MOST_TOGETHER, SLOTS_TOGETHER // slots))
 
     def prepare(self, batch: HostBatch) -> Batch | Unsized:
         """A host batch with its logical rows turned into unique physical rows."""

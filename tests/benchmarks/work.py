@@ -11,7 +11,7 @@ import numpy as np
 import shapes
 
 from dist_fm.config import FlagValue, build_config
-from dist_fm.data.pipeline import Batch
+from dist_fm.data.pipeline import Batch, taken_together
 from dist_fm.data.records import READ_AHEAD, HostBatch
 from dist_fm.data.schema import EMPTY, Field, Label, Schema
 from dist_fm.errors import UserError
@@ -75,29 +75,29 @@ class HostBatches:
             raise UserError(str(error)) from error
         self._rows += schema.slot_offsets
         self._labels = shapes.labels(batch * steps)
-        self._batch, self._padded = batch, padded_batch
+        self.batch_size, self._padded = batch, padded_batch
 
     def __getitem__(self, step: int) -> HostBatch:
-        part = slice(step * self._batch, (step + 1) * self._batch)
+        part = slice(step * self.batch_size, (step + 1) * self.batch_size)
         batch = {name: np.zeros(self._padded, np.float32) for name in ("labels", "weights", "mask")}
-        batch["labels"][: self._batch] = self._labels[part]
-        batch["weights"][: self._batch] = batch["mask"][: self._batch] = 1
+        batch["labels"][: self.batch_size] = self._labels[part]
+        batch["weights"][: self.batch_size] = batch["mask"][: self.batch_size] = 1
         batch["rows"] = np.full((self._padded, self._rows.shape[1]), EMPTY, np.int32)
-        batch["rows"][: self._batch] = self._rows[part]
+        batch["rows"][: self.batch_size] = self._rows[part]
         return batch
 
 
 def read_ahead(engine: Engine, source: HostBatches, steps: int, threads: int) -> Iterator[Batch]:
     """The first ``steps`` batches of ``source``, prepared by ``threads`` threads, as ``batches`` has Grain's do it."""
-    together, waiting = engine.together, collections.deque[Future[list[Batch]]]()
+    size, waiting = taken_together(source, engine.schema.num_slots), collections.deque[Future[list[Batch]]]()
 
     def prepare(first: int) -> list[Batch]:
-        return engine.prepare_all([source[step] for step in range(first, min(first + together, steps))])
+        return engine.prepare_all([source[step] for step in range(first, min(first + size, steps))])
 
     with ThreadPoolExecutor(threads, "prepare") as pool:
-        for first in range(0, steps, together):
+        for first in range(0, steps, size):
             waiting.append(pool.submit(prepare, first))
-            if len(waiting) * together > READ_AHEAD:
+            if len(waiting) * size > READ_AHEAD:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
