@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
 
 def find_unique(batches: np.ndarray, spec: TableSpec, layout: UniqueLayout = ONE_DEVICE) -> list[Found]:
-    """What is unique in each of ``batches`` int32 [N, B, S] of logical rows; negative means empty."""
+    """What is unique in each of ``batches`` int32 [N, B, S] of logical rows; -1 means empty."""
     ids, places = _sorted_unique(batches.reshape(len(batches) * layout.here, -1), spec)
     found = []
     for first in range(0, len(ids), layout.here):
