@@ -114,6 +114,19 @@ def small_data(tmp_path_factory) -> pathlib.Path:
     return write_data_set(tmp_path_factory.mktemp("data") / "small", make_schema())
 
 
+class Steps:
+    """A source whose batches are their numbers."""
+
+    def __init__(self, steps, batch_size):
+        self._steps, self.batch_size = range(steps), batch_size
+
+    def __len__(self):
+        return len(self._steps)
+
+    def __getitem__(self, step):
+        return self._steps[step]
+
+
 # Settings of models whose own sizes are large, or, FiBiNET's with few fields, so small that no two gates are open.
 SMALL = {
     "fibinet": {"reduction_ratio": 1},

@@ -21,7 +21,7 @@ import shapes
 import step
 import tables
 import work
-from conftest import make_engine, make_schema
+from conftest import Steps, make_engine, make_schema
 
 from dist_fm.errors import UserError
 
@@ -101,14 +101,9 @@ def test_host_batches_are_distinct_and_padded():
 
 @pytest.mark.parametrize("batch_size, at_once", [(40_000, 1), (16_000, 2), (1, 8)])
 def test_read_ahead_keeps_the_order_and_its_bound(batch_size, at_once):
-    class Numbers:
-        def __getitem__(self, step):
-            return step
-
-    Numbers.batch_size, asked = batch_size, []
-    schema = types.SimpleNamespace(num_slots=1)
+    asked, schema = [], types.SimpleNamespace(num_slots=1)
     engine = types.SimpleNamespace(schema=schema, prepare_all=lambda numbers: asked.append(numbers) or numbers)
-    taken = work.read_ahead(engine, Numbers(), 100, 2)
+    taken = work.read_ahead(engine, Steps(100, batch_size), 2)
     assert next(taken) == 0 and len(asked) * at_once <= 16 + 2 * at_once
     assert list(taken) == list(range(1, 100))
     assert {len(numbers) for numbers in asked[:-1]} == {at_once}

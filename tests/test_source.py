@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import make_schema
+from conftest import Steps, make_schema
 
-from dist_fm.data.pipeline import read
+from dist_fm.data.pipeline import Groups, read
 from dist_fm.data.records import RecordLayout
 from dist_fm.data.schema import EMPTY
 from dist_fm.data.source import EvalSource, TrainSource
@@ -93,14 +93,15 @@ def test_padding_is_empty_and_weighs_nothing(numbered):
     assert (batch["rows"][100:] == EMPTY).all() and not batch["weights"][100:].any() and not batch["mask"][100:].any()
 
 
-@pytest.mark.parametrize("together", [1, 3, 8])
+@pytest.mark.parametrize("batch_size, together", [(40_000, 1), (10_000, 3), (1, 8)])
 @pytest.mark.parametrize("start", [0, 5, 20])
-def test_a_pipeline_keeps_the_order_however_many_batches_it_takes_together(start, together):
+def test_a_pipeline_keeps_the_order_however_many_batches_it_takes_together(start, batch_size, together):
     taken = []
 
     def prepare(batches):
         taken.append(len(batches))
         return [batch * 10 for batch in batches]
 
-    assert [*read(range(20), prepare, start=start, together=together)] == [step * 10 for step in range(start, 20)]
-    assert sum(taken) == 20 - start and max(taken, default=0) <= together
+    groups = Groups(Steps(20, batch_size), 1, start)
+    assert [*read(groups, prepare)] == [step * 10 for step in range(start, 20)]
+    assert sum(taken) == 20 - start and set(taken[:-1]) <= {together} and max(taken, default=0) <= together

@@ -88,47 +88,35 @@ class Placer(Protocol):
         ...
 
 
-def taken_together(source: Source, slots: int) -> int:
-    """How many batches, of ``slots`` ids a sample, a thread should take at a time: Grain's and NumPy's calls need work.
+class Groups:
+    """Batches of a source, ``slots`` ids a sample, from batch ``start`` on: where they are small, several at a time.
 
     One by one, small batches (4,096 ids) took Grain, NumPy and the interpreter's lock longer than the step.
     """
-    return max(1, min(MOST_TOGETHER, SLOTS_TOGETHER // (source.batch_size * slots)))
 
-
-class _Groups:
-    """``size`` batches of a source at a time, from batch ``start`` on; reading has a name in profiles."""
-
-    def __init__(self, source: Source, start: int, size: int):
-        self._source, self._steps, self._size = source, range(start, len(source)), size
+    def __init__(self, source: Source, slots: int, start: int = 0):
+        self.size = max(1, min(MOST_TOGETHER, SLOTS_TOGETHER // (source.batch_size * slots)))
+        self._source, self._steps = source, range(start, len(source))
 
     def __len__(self) -> int:
-        return -(-len(self._steps) // self._size)
+        return -(-len(self._steps) // self.size)
 
     def __getitem__(self, group: int) -> list[HostBatch]:
         with jax.profiler.TraceAnnotation("read"):
-            return [self._source[step] for step in self._steps[group * self._size : (group + 1) * self._size]]
+            return [self._source[step] for step in self._steps[group * self.size : (group + 1) * self.size]]
 
 
 def read(
-    source: Source,
-    prepare: Callable[[list[HostBatch]], list[Any]],
-    *,
-    start: int = 0,
-    threads: int = 2,
-    together: int = 1,
+    groups: Groups, prepare: Callable[[list[HostBatch]], list[Any]], *, threads: int = 2
 ) -> Generator[Any, None, None]:
-    """Batches ``start``, ``start + 1``, ... of ``source``, in order, each read and prepared in one of ``threads``.
-
-    A thread takes ``together`` of them at a time.
-    """
+    """The batches of ``groups``, in order, each group read and prepared in one of ``threads``."""
     # Here, so that what only steps (benchmarks on machines without Grain) need not have it; and not in the generator,
     # as it takes seconds, with which the first batch would be timed.
     import grain
 
     prepare = jax.profiler.annotate_function(prepare, name="prepare")
-    dataset = grain.MapDataset.source(_Groups(source, start, together)).map(prepare)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, READ_AHEAD // together))
+    dataset = grain.MapDataset.source(groups).map(prepare)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, READ_AHEAD // groups.size))
     return _closed_at_the_end(dataset.to_iter_dataset(options))
 
 

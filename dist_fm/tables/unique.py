@@ -38,17 +38,18 @@ class Found(NamedTuple):
 def find_unique(batches: np.ndarray, spec: TableSpec, layout: UniqueLayout = ONE_DEVICE) -> list[Found]:
     """What is unique in each of ``batches`` int32 [N, B, S] of logical rows; -1 means empty."""
     ids, places = _sorted_unique(batches.reshape(len(batches) * layout.here, -1), spec)
+    owners = layout.hosts * layout.devices
+    borders = np.arange(owners + 1) * (spec.padded_rows // owners)
     found = []
     for first in range(0, len(ids), layout.here):
         own, at = ids[first : first + layout.here], places[first : first + layout.here]
-        ends, parts = [], [part.size for part in own]
         if layout.sharded:
             # Contiguous shards: a sorted list of rows is already cut by owner.
-            owners = layout.hosts * layout.devices
-            borders = np.arange(owners + 1) * (spec.padded_rows // owners)
             ends = [np.searchsorted(part, borders) for part in own]
-            parts = [np.diff(end).max() for end in ends]
-        found.append(Found(batches.shape[1:], own, at, ends, int(max(parts)) + 1))
+            need = int(max(np.diff(end).max() for end in ends)) + 1
+        else:
+            ends, need = [], max(part.size for part in own) + 1
+        found.append(Found(batches.shape[1:], own, at, ends, need))
     return found
 
 
@@ -104,20 +105,20 @@ def _sorted_unique(parts: np.ndarray, spec: TableSpec) -> tuple[list[np.ndarray]
     apart = spec.rows + 1  # of a row in one part and in the next; 0 is a part's empty slot
     number = np.int32 if len(parts) * apart <= np.iinfo(np.int32).max else np.int64
     codes, found = pd.factorize((parts + (1 + apart * np.arange(len(parts), dtype=number))[:, None]).reshape(-1))
-    part, row = np.divmod(found, number(apart))
-    filled = np.flatnonzero(row)
+    part = found // number(apart)
+    row = found - part * number(apart)  # NumPy's own remainder takes several times as long
+    stride = spec.padded_rows + 1  # an empty slot comes last in its part, so that its index is the number of the others
+    key = physical_rows(row - 1, spec) + part * np.int64(stride)
     # Packed with their positions: NumPy's vectorised int64 sort beats argsort several-fold.
-    key = spec.physical(row[filled] - 1) + part[filled] * np.int64(spec.padded_rows)
-    bits = filled.size.bit_length()
-    packed = np.sort(key << bits | np.arange(filled.size))
-    ids, order = packed >> bits, filled[packed & ((1 << bits) - 1)]
+    bits = key.size.bit_length()
+    packed = np.sort(key << bits | np.arange(key.size))
+    ids, order = packed >> bits, packed & ((1 << bits) - 1)
 
-    starts = np.arange(len(parts) + 1) * spec.padded_rows
-    ends = np.searchsorted(ids, starts)
-    sizes = np.diff(ends)
-    rank = sizes[part].astype(np.int32)
-    rank[order] = np.arange(ids.size) - ends[part[order]]
-    each = [ids[ends[i] : ends[i + 1]] - starts[i] for i in range(len(parts))]
+    starts = np.arange(len(parts)) * stride
+    first, end = np.searchsorted(ids, starts), np.searchsorted(ids, starts + spec.padded_rows)
+    rank = np.empty(key.size, np.int32)
+    rank[order] = np.arange(key.size) - first.repeat(np.diff(first, append=key.size))
+    each = [ids[a:b] - start for a, b, start in zip(first, end, starts, strict=True)]
     return each, list(rank[codes].reshape(parts.shape))
 
 

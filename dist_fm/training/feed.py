@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dist_fm.data.pipeline import Batch, Source, Unsized, placed, read, taken_together
+from dist_fm.data.pipeline import Batch, Groups, Source, Unsized, placed, read
 from dist_fm.training.requests import Requests
 from dist_fm.training.step import Engine
 
@@ -27,8 +27,7 @@ def batches(
     source: Source, engine: Engine, *, start: int = 0, threads: int = 2, requests: Requests | None = None
 ) -> Generator[Batch, None, None]:
     """Batches ``start``, ``start + 1``, ... of ``source``, prepared in ``threads`` threads, on the engine's devices."""
-    size = taken_together(source, engine.schema.num_slots)
-    prepared = read(source, engine.prepare_all, start=start, threads=threads, together=size)
+    prepared = read(Groups(source, engine.schema.num_slots, start), engine.prepare_all, threads=threads)
     return _fed(prepared, engine, requests or Requests())
 
 

@@ -44,8 +44,7 @@ def main() -> None:
     host = HostBatches(options, schema, engine.padded_batch(options.batch))
     training = Training(engine)
     training.warm_up(engine.prepare(host[step]) for step in range(options.steps))
-    prepared = read_ahead(engine, host, options.steps, options.read_threads)
-    record = training.time(lambda: placed(prepared, engine), options)
+    record = training.time(lambda: placed(read_ahead(engine, host, options.read_threads), engine), options)
     if options.profile_memory:
         record |= analyse(engine, training.state, training.largest)
     print(json.dumps(record))

@@ -11,7 +11,7 @@ import numpy as np
 import shapes
 
 from dist_fm.config import FlagValue, build_config
-from dist_fm.data.pipeline import Batch, taken_together
+from dist_fm.data.pipeline import Batch, Groups
 from dist_fm.data.records import READ_AHEAD, HostBatch
 from dist_fm.data.schema import EMPTY, Field, Label, Schema
 from dist_fm.errors import UserError
@@ -68,14 +68,17 @@ class HostBatches:
     """Distinct host batches by step, as a source of stored data makes them, from ids drawn beforehand."""
 
     def __init__(self, options: argparse.Namespace, schema: Schema, padded_batch: int):
-        batch, steps = options.batch, options.steps
+        batch, self._steps = options.batch, options.steps
         try:
-            self._rows = shapes.load_ids(options.ids, options.shape, options.stride, batch, steps)
+            self._rows = shapes.load_ids(options.ids, options.shape, options.stride, batch, self._steps)
         except (OSError, ValueError) as error:
             raise UserError(str(error)) from error
         self._rows += schema.slot_offsets
-        self._labels = shapes.labels(batch * steps)
+        self._labels = shapes.labels(batch * self._steps)
         self.batch_size, self._padded = batch, padded_batch
+
+    def __len__(self) -> int:
+        return self._steps
 
     def __getitem__(self, step: int) -> HostBatch:
         part = slice(step * self.batch_size, (step + 1) * self.batch_size)
@@ -87,17 +90,13 @@ class HostBatches:
         return batch
 
 
-def read_ahead(engine: Engine, source: HostBatches, steps: int, threads: int) -> Iterator[Batch]:
-    """The first ``steps`` batches of ``source``, prepared by ``threads`` threads, as ``batches`` has Grain's do it."""
-    size, waiting = taken_together(source, engine.schema.num_slots), collections.deque[Future[list[Batch]]]()
-
-    def prepare(first: int) -> list[Batch]:
-        return engine.prepare_all([source[step] for step in range(first, min(first + size, steps))])
-
+def read_ahead(engine: Engine, source: HostBatches, threads: int) -> Iterator[Batch]:
+    """The batches of ``source``, prepared by ``threads`` threads, as `batches` has Grain's do it."""
+    groups, waiting = Groups(source, engine.schema.num_slots), collections.deque[Future[list[Batch]]]()
     with ThreadPoolExecutor(threads, "prepare") as pool:
-        for first in range(0, steps, size):
-            waiting.append(pool.submit(prepare, first))
-            if len(waiting) * size > READ_AHEAD:
+        for number in range(len(groups)):
+            waiting.append(pool.submit(lambda number: engine.prepare_all(groups[number]), number))
+            if len(waiting) * groups.size > READ_AHEAD:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
