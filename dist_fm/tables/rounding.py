@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dist_fm.hashing import GOLDEN, mix
+from dist_fm import hashing
 
 _BEYOND = np.uint32(0x7F7F0000)  # float32 bits of bfloat16's largest finite number
 
@@ -26,8 +26,5 @@ def stochastic_round(x: jax.Array, rows: jax.Array, seed: int, step: jax.Array) 
 
 def _random_bits(rows: jax.Array, width: int, seed: int, step: jax.Array) -> jax.Array:
     """Hashes uint32 [U, width] of (seed, step, row, column)."""
-    low, high = jnp.uint32(seed & 0xFFFFFFFF), jnp.uint32(seed >> 32 & 0xFFFFFFFF)
-    step_key = mix(step.astype(jnp.uint32) ^ mix(low ^ mix(high)))
-    # The step enters twice: by `^` alone, two steps would share all their bits between rows r and r ^ constant.
-    row_keys = mix(rows.astype(jnp.uint32) ^ step_key) + mix(step_key + GOLDEN)
-    return mix(row_keys[:, None] + GOLDEN * jnp.arange(width, dtype=jnp.uint32))
+    key = jax.random.fold_in(hashing.key(seed), step)
+    return jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row), (width,), jnp.uint32))(rows)
