@@ -29,11 +29,11 @@ lint: style
 
 # Compiling is most of the fast tests' time; without XLA's fusion emitters and LLVM's optimizations, and in one piece on
 # the one core that a worker has, it is a third as much. Of three workers on two cores two run while one waits.
-# The slow tests compile as users do; those of compiled steps and of torchfm's outputs at least with fusion. A file's
+# JAX 0.11, which other Pythons take, cannot do without the emitters, and stops at the flag. The slow tests compile as users do; those of compiled steps and of torchfm's outputs at least with fusion. A file's
 # tests share a process, and so what they compiled. Types are checked meanwhile, and said at the end.
 test: style
 	$(BIN)/mypy > $(VENV)/types.txt 2>&1 & types=$$!; \
-	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \
+	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 $(if $(LOCK),--xla_cpu_use_fusion_emitters=false) \
 		--xla_cpu_parallel_codegen_split_count=1" \
 		$(BIN)/pytest -n 3 --dist=loadfile --no-loadscope-reorder -m 'not slow'; tests=$$?; \
 	wait $$types; types=$$?; cat $(VENV)/types.txt; exit $$((tests + types))
