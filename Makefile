@@ -29,8 +29,9 @@ lint: style
 
 # Compiling is most of the fast tests' time; without XLA's fusion emitters and LLVM's optimizations, and in one piece on
 # the one core that a worker has, it is a third as much. Of three workers on two cores two run while one waits.
-# JAX 0.11, which other Pythons take, cannot do without the emitters, and stops at the flag. The slow tests compile as users do; those of compiled steps and of torchfm's outputs at least with fusion. A file's
-# tests share a process, and so what they compiled. Types are checked meanwhile, and said at the end.
+# JAX 0.11, which other Pythons take, cannot do without the emitters, and stops at the flag. The slow tests compile as
+# users do; those of compiled steps and of torchfm's outputs at least with fusion. A file's tests share a process, and so
+# what they compiled. Types are checked meanwhile, and said at the end.
 test: style
 	$(BIN)/mypy > $(VENV)/types.txt 2>&1 & types=$$!; \
 	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 $(if $(LOCK),--xla_cpu_use_fusion_emitters=false) \
