@@ -1,6 +1,7 @@
 """What all commands share: an error of the user's is one line on stderr and exit code 2, without a traceback."""
 
 import contextlib
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ def run_command(main: Callable[[list[str]], None], arguments: Sequence[str] | No
         print(f"error: {error}", file=sys.stderr)
         code = USER_ERROR
     except Preempted as error:
+        # Asked once, and saved: a launcher that sees another host end first, as srun does, asks those that still leave.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(error, file=sys.stderr)
         code = PREEMPTED
     except KeyboardInterrupt:

@@ -152,6 +152,22 @@ def test_asking_one_host_to_stop_stops_both_at_the_same_step(data, whole, tmp_pa
 
 
 @pytest.mark.slow
+def test_the_host_that_leaves_last_may_be_asked_again(data, tmp_path):
+    """As ``srun --kill-on-bad-exit`` does once another has left: it has saved, and says so by its exit code."""
+    run, port = tmp_path / "run", free_port()
+    command = [sys.executable, "-m", "dist_fm.train", *run_flags(data, run, save_steps=1000), "--devices=1"]
+    command += ["--hosts=2", f"--coordinator=127.0.0.1:{port}"]
+    with start([*command, "--host=0"]) as first, start([*command, "--host=1"]) as second:
+        wait_for_step(run, 12)
+        first.terminate()
+        while first.poll() is None and second.poll() is None:
+            time.sleep(0.0005)
+        for host in (first, second):
+            host.terminate()
+        assert [first.wait(), second.wait()] == [PREEMPTED] * 2, first.stdout.read() + second.stdout.read()
+
+
+@pytest.mark.slow
 def test_a_hung_host_is_noticed_and_all_start_again(data, whole, tmp_path):
     run = tmp_path / "run"
     with start(local(data, run, "--backoff_s=0.1")) as launcher:
