@@ -5,7 +5,7 @@ import pytest
 
 from dist_fm import hashing
 from dist_fm.tables.spec import Column, RowLayout, TableSpec, zeros
-from dist_fm.tables.unique import bucket, fill_unique, find_unique, physical_rows, unique_in_step
+from dist_fm.tables.unique import argsort_by_counting, bucket, fill_unique, find_unique, physical_rows, unique_in_step
 
 
 def spec(rows: int) -> TableSpec:
@@ -87,6 +87,13 @@ def test_unique_rows_found_in_a_step_are_those_found_on_the_host(seed):
     assert np.array_equal(unique[:count], expected_unique[:count])
     assert np.array_equal(inverse, expected_inverse)
     assert np.array_equal(unique[count:], table.padded_rows + np.arange(count, rows.size))  # distinct, ascending
+
+
+@pytest.mark.parametrize("limit", [1, 100, 2**16, 2**16 + 1, 2**33, 2**62])
+def test_counting_orders_keys_of_any_size(limit):
+    keys = np.random.default_rng(limit).integers(0, limit, 500)
+    assert np.array_equal(argsort_by_counting(keys), np.argsort(keys, kind="stable"))
+    assert argsort_by_counting(keys[:0]).size == 0
 
 
 def test_buckets_grow_by_at_most_two_and_above_4096_by_a_quarter():

@@ -109,10 +109,8 @@ def _sorted_unique(parts: np.ndarray, spec: TableSpec) -> tuple[list[np.ndarray]
     row = found - part * number(apart)  # NumPy's own remainder takes several times as long
     stride = spec.padded_rows + 1  # an empty slot comes last in its part, so that its index is the number of the others
     key = physical_rows(row - 1, spec) + part * np.int64(stride)
-    # Packed with their positions: NumPy's vectorised int64 sort beats argsort several-fold.
-    bits = key.size.bit_length()
-    packed = np.sort(key << bits | np.arange(key.size))
-    ids, order = packed >> bits, packed & ((1 << bits) - 1)
+    order = argsort_by_counting(key)
+    ids = key[order]
 
     starts = np.arange(len(parts)) * stride
     first, end = np.searchsorted(ids, starts), np.searchsorted(ids, starts + spec.padded_rows)
@@ -120,6 +118,17 @@ def _sorted_unique(parts: np.ndarray, spec: TableSpec) -> tuple[list[np.ndarray]
     rank[order] = np.arange(key.size) - first.repeat(np.diff(first, append=key.size))
     each = [ids[a:b] - start for a, b, start in zip(first, end, starts, strict=True)]
     return each, list(rank[codes].reshape(parts.shape))
+
+
+def argsort_by_counting(keys: np.ndarray) -> np.ndarray:
+    """The stable order of ``keys`` int64 [N], none negative: by 16 bits at a time, which NumPy sorts by counting them.
+
+    A third of the time of its best comparing sort, that of keys packed with their positions.
+    """
+    order = np.argsort(keys.astype(np.uint16), kind="stable")
+    for shift in range(16, int(keys.max(initial=0)).bit_length(), 16):
+        order = order[np.argsort((keys[order] >> shift).astype(np.uint16), kind="stable")]
+    return order
 
 
 def _by_owner(found: Found, size: int, spec: TableSpec, layout: UniqueLayout) -> tuple[np.ndarray, list[np.ndarray]]:
