@@ -27,6 +27,8 @@ from dist_fm.layers.field_aware import (
 )
 from dist_fm.layers.fm import (
     bi_interaction,
+    half_square,
+    less_squares,
     pair_firsts,
     pair_order,
     pair_products,
@@ -77,6 +79,15 @@ def test_fm_pair_sum(batch):
     x = draw(batch, FIELDS, FACTORS)
     loop = [sum(sum(x[b, i, k] * x[b, j, k] for k in range(FACTORS)) for i, j in PAIRS) for b in range(batch)]
     check(jax.jit(pair_sum)(x), loop)
+
+
+@batches
+def test_pairs_are_half_of_the_squared_sum_and_of_what_rows_bring_by_themselves(batch):
+    rows = {"linear": draw(batch, FIELDS, 1, seed=1), "factors": draw(batch, FIELDS, FACTORS)}
+    alone = jax.jit(less_squares)(rows)
+    assert np.array_equal(alone["factors"], rows["factors"])
+    parts = alone["linear"].sum(axis=(1, 2)) + half_square(alone["factors"])
+    check(parts, rows["linear"].sum(axis=(1, 2)) + pair_sum(rows["factors"]))
 
 
 @batches

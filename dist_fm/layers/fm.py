@@ -1,5 +1,7 @@
 """Second-order interactions of a factorization machine."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,21 @@ def bi_interaction(x: jax.Array) -> jax.Array:
 def pair_sum(x: jax.Array) -> jax.Array:
     """Sum over pairs i < j of <x_i, x_j>: [B, F, K] -> [B] (Rendle 2010, lemma 3.1)."""
     return bi_interaction(x).sum(axis=1)
+
+
+def less_squares(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Rows' ``linear`` less half of their factors' squared norm, and ``factors``, [..., width] each.
+
+    That is all of `pair_sum` which concerns one row by itself: for `Rows.map` to make once a row, before rows are
+    spread to samples. What is left is `half_square`.
+    """
+    factors = rows["factors"]
+    return {"linear": rows["linear"] - 0.5 * jnp.square(factors).sum(axis=-1, keepdims=True), "factors": factors}
+
+
+def half_square(x: jax.Array) -> jax.Array:
+    """Half of the squared norm of the sum over fields: [B, F, K] -> [B]."""
+    return 0.5 * jnp.square(x.sum(axis=1)).sum(axis=1)
 
 
 def pair_products(x: jax.Array, axis: int = 1) -> jax.Array:

@@ -10,7 +10,7 @@ from flax import nnx
 from dist_fm.data.schema import Schema
 from dist_fm.errors import UserError
 from dist_fm.layers.dense import LAYER_INITS
-from dist_fm.tables.spec import Column, Initializer, PerSample, normal, uniform, zeros
+from dist_fm.tables.spec import Column, Initializer, PerRow, PerSample, normal, uniform, zeros
 
 
 class Rows(Protocol):
@@ -21,13 +21,22 @@ class Rows(Protocol):
         """Which inputs are there, bool [B, F]; None: all of them. One that is not there is a row of zeros."""
         ...
 
-    def map(self, function: PerSample, network: Any = (), samples: Any = (), *, floats: int = 0) -> Any:
+    def map(
+        self,
+        function: PerSample,
+        network: Any = (),
+        samples: Any = (),
+        *,
+        floats: int = 0,
+        per_row: PerRow = dict,
+    ) -> Any:
         """``function(rows, network, samples)`` over the samples, in slices that stay in the cache.
 
         In the function ``rows[name]`` is [b, F, width], b samples of the batch; ``network`` is what it needs of the
         model (layers, weights), ``samples`` arrays [b, ...] cut from [B, ...], such as dropout's masks. It must treat
         each sample by itself and close over no array. Returns its outputs, [B, ...]. ``floats``: numbers it makes for
-        one sample at a time, where these are more than its rows.
+        one sample at a time, where these are more than its rows. ``per_row`` turns the columns of an input,
+        [..., width] each, into those that the function gets; where inputs are table rows, once for each such row.
         """
         ...
 
@@ -38,9 +47,17 @@ class GivenRows:
     def __init__(self, rows: Mapping[str, jax.Array], filled: jax.Array | None = None):
         self.rows, self.filled = rows, filled
 
-    def map(self, function: PerSample, network: Any = (), samples: Any = (), *, floats: int = 0) -> Any:
+    def map(
+        self,
+        function: PerSample,
+        network: Any = (),
+        samples: Any = (),
+        *,
+        floats: int = 0,
+        per_row: PerRow = dict,
+    ) -> Any:
         """As `Rows.map`, all samples at once."""
-        return function(self.rows, network, samples)
+        return function(per_row(self.rows), network, samples)
 
 
 class Batch(Protocol):

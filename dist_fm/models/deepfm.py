@@ -7,7 +7,7 @@ from flax import nnx
 
 from dist_fm.data.schema import Schema
 from dist_fm.layers.dense import FirstOrder
-from dist_fm.layers.fm import pair_sum
+from dist_fm.layers.fm import half_square, less_squares
 from dist_fm.layers.mlp import MLP
 from dist_fm.models.base import Batch, Model, ModelConfig, Rows, flatten_fields, linear_and_factors
 from dist_fm.tables.spec import Column
@@ -41,7 +41,7 @@ class DeepFM(Model):
         def enter(rows, network, _):
             linear, mlp = network
             factors = rows["factors"]
-            return linear(rows["linear"]) + pair_sum(factors), mlp(flatten_fields(factors))
+            return linear(rows["linear"]) + half_square(factors), mlp(flatten_fields(factors))
 
-        shallow, hidden = rows.map(enter, (self.linear, self.mlp.first))
+        shallow, hidden = rows.map(enter, (self.linear, self.mlp.first), per_row=less_squares)
         return shallow + self.mlp.after_first(hidden, batch.mask, train=train, rngs=rngs)

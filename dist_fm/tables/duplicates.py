@@ -32,6 +32,34 @@ def _take_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> t
 take_rows.defvjp(_take_forward, _take_backward)
 
 
+@jax.custom_vjp
+def spread_rows(rows: jax.Array, inverse: jax.Array) -> jax.Array:
+    """``rows[inverse]``, [U, W] by [B, S] -> [B, S, W], whose transpose is `add_rows`."""
+    return rows.at[inverse].get(mode="promise_in_bounds")
+
+
+def _spread_forward(rows: jax.Array, inverse: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return spread_rows(rows, inverse), (inverse, rows[:, :0])
+
+
+def _spread_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, None]:
+    inverse, like = saved
+    return add_rows(jnp.zeros((len(like), gradient.shape[-1]), gradient.dtype), inverse, gradient), None
+
+
+spread_rows.defvjp(_spread_forward, _spread_backward)
+
+
+def add_rows(sums: jax.Array, inverse: jax.Array, rows: jax.Array) -> jax.Array:
+    """``sums`` [U, W] with ``rows`` [B, S, W] added at ``inverse`` [B, S], duplicates and all: XLA's scatter-add."""
+    # As XLA's CPU backend wants it; what NumPy's indexing becomes has it copy all rows to where they are.
+    updates = rows.reshape(-1, 1, rows.shape[-1])
+    by_row = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=(1, 2), inserted_window_dims=(), scatter_dims_to_operand_dims=(0,)
+    )
+    return jax.lax.scatter_add(sums, inverse.reshape(-1, 1), updates, by_row, mode="promise_in_bounds")
+
+
 def sum_duplicates(
     ids: jax.Array, rows: jax.Array, gradient: jax.Array, limit: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from dist_fm.tables.duplicates import sum_duplicates
 from dist_fm.tables.per_sample import map_samples, slice_size
-from dist_fm.tables.spec import PerSample, TableSpec
+from dist_fm.tables.spec import PerRow, PerSample, TableSpec
 from dist_fm.tables.unique import Found, UniqueLayout, fill_unique, find_unique
 
 HOST, DEVICE = "host", "device"
@@ -157,11 +157,19 @@ class LookedUp:
         self.lookup, self.owned, self.inverse, self.values = lookup, owned, inverse, values
         self.slot_inputs, self.filled = slot_inputs, filled
 
-    def map(self, function: PerSample, network: Any = (), samples: Any = (), *, floats: int = 0) -> Any:
+    def map(
+        self,
+        function: PerSample,
+        network: Any = (),
+        samples: Any = (),
+        *,
+        floats: int = 0,
+        per_row: PerRow = dict,
+    ) -> Any:
         """``function(rows, network, samples)`` of every sample, by slices of each device's samples.
 
         The gradient's way back sums a row's duplicates on each device, then over the devices of a host. ``floats`` is
-        what the function makes of one sample, where that is more than its rows.
+        what the function makes of one sample, where that is more than its rows; ``per_row`` is as `Rows.map` has it.
         """
         lookup, split = self.lookup, P((HOST, DEVICE))
         slots = self.inverse.shape[1]
@@ -179,6 +187,7 @@ class LookedUp:
                 layout=lookup.spec.layout,
                 size=slice_size(len(inverse), floats_each) if lookup.is_cpu else len(inverse),
                 sort=lookup.sorts,
+                per_row=per_row,
             )
 
         if lookup.mesh.size == 1:  # XLA would keep the sums over one device, and copy for them

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dist_fm.tables.duplicates import take_rows
-from dist_fm.tables.spec import PerSample, RowLayout
+from dist_fm.tables.duplicates import add_rows, spread_rows, take_rows
+from dist_fm.tables.spec import PerRow, PerSample, RowLayout
 
 SLICE_FLOATS = 1 << 19
 SMALLEST_SLICE = 32
@@ -38,22 +38,26 @@ def map_samples(
     layout: RowLayout,
     size: int,
     sort: bool,
+    per_row: PerRow,
 ) -> Any:
     """``function`` of the inputs of each sample: for each, the sum over its slots of value x row.
 
     ``unique`` [U, W]; ``inverse`` and ``values`` [b, S]; ``samples`` pytree of [b, ...], not differentiated; ``size``
     samples at a time. ``sort`` says that duplicates' gradients are summed by sorting (`take_rows`), as GPUs need it.
+    ``per_row`` comes before the function: for each unique row where a sample's inputs are such rows, else each input.
     """
+    inputs_are_rows = values is None and len(np.unique(slot_inputs)) == len(slot_inputs)
+    of_row, of_input = (per_row, dict) if inputs_are_rows else (dict, per_row)
 
     def of_rows(rows: Columns, network: Any, values: jax.Array | None, samples: Any) -> Any:
-        return function(pooled(rows, values, slot_inputs), network, samples)
+        return function(of_input(pooled(rows, values, slot_inputs)), network, samples)
 
     if sort:
-        return of_rows(_columns(take_rows(unique, inverse), layout), network, values, samples)
+        return of_rows(of_row(_columns(take_rows(unique, inverse), layout)), network, values, samples)
+    columns = of_row(_columns(unique, layout))
     # Each column is spread by itself: cutting the columns out of the unique rows is cheap, out of all samples' is not.
-    columns = _columns(unique, layout)
     if size >= len(inverse):
-        return of_rows({name: part[inverse] for name, part in columns.items()}, network, values, samples)
+        return of_rows({name: spread_rows(part, inverse) for name, part in columns.items()}, network, values, samples)
 
     @jax.custom_vjp
     def sliced(columns: Columns, network: Any, by_sample: Any) -> Any:
@@ -77,7 +81,7 @@ def map_samples(
             rows = _spread(columns, inverse)
             pull = jax.vjp(lambda rows, network: of_rows(rows, network, values, samples), rows, network)[1]
             rows_gradient, network_gradient = pull(gradient)
-            columns_sum = {name: columns_sum[name].at[inverse].add(g) for name, g in rows_gradient.items()}
+            columns_sum = {name: add_rows(columns_sum[name], inverse, g) for name, g in rows_gradient.items()}
             return (columns_sum, jax.tree.map(jnp.add, network_sum, network_gradient)), None
 
         full, rest = _cut((by_sample, gradient), size)
@@ -99,7 +103,7 @@ def pooled(rows: Columns, values: jax.Array | None, slot_inputs: np.ndarray) -> 
 
 def _spread(columns: Columns, inverse: jax.Array) -> Columns:
     """The rows of ``inverse`` [b, S], made before what follows begins."""
-    look_up = lambda: {name: part[inverse] for name, part in columns.items()}
+    look_up = lambda: {name: spread_rows(part, inverse) for name, part in columns.items()}
     nothing = lambda: {name: jnp.zeros((*inverse.shape, part.shape[1]), part.dtype) for name, part in columns.items()}
     # Always the first branch, which XLA cannot know. It would else fuse the lookup into what follows and look a number
     # up at each of its uses, which made field-aware models 1.5 times slower; it ignores an optimization_barrier here.
