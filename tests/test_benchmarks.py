@@ -123,6 +123,24 @@ def test_load_of_others_is_what_is_busy_but_not_ours(monkeypatch, capsys):
     assert not capsys.readouterr().err
 
 
+def test_cores_together_are_compared_with_each_alone(monkeypatch, capsys):
+    monkeypatch.setattr(load, "available_cores", lambda: {0, 1})
+    monkeypatch.setattr(load, "_hashed", lambda cores: 140.0 if len(cores) == 2 else 100.0)
+    load.warn_of_shared(load.cores_together(), "then")
+    assert "WARNING: then, our cores together did 0.70 of what each does alone" in capsys.readouterr().err
+    load.warn_of_shared(0.95, "then")
+    monkeypatch.setattr(load, "available_cores", lambda: {3})
+    load.warn_of_shared(load.cores_together(), "then")
+    assert not capsys.readouterr().err
+
+
+def test_hashing_is_counted_on_the_cores_that_are_asked_for(monkeypatch):
+    before, core = load.available_cores(), min(load.available_cores())
+    monkeypatch.setattr(load, "PROBE_S", 0.01)
+    assert load._hashed([core, core]) > 0
+    assert load.available_cores() == before  # only the threads were pinned
+
+
 def test_a_short_block_is_watched_for_a_second(monkeypatch):
     slept = []
     monkeypatch.setattr(load.time, "sleep", slept.append)

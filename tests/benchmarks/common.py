@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import shapes
-from load import OtherLoad, available_cores, warn
+from load import OtherLoad, available_cores, cores_together, warn, warn_of_shared
 
 from dist_fm.errors import nearest
 from dist_fm.models import ALIASES, MODELS
@@ -126,6 +126,7 @@ class Report:
 
     def measure(self, command: Sequence[str], **about: Any) -> Record | None:
         """Runs ``command``, whose last line of output is a JSON record, and adds it; None if it failed."""
+        before = cores_together()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             self.failures += 1
@@ -133,9 +134,11 @@ class Report:
             print(f"{shlex.join(command)}\nended with code {done.returncode}:", *said, sep="\n", file=sys.stderr)
             self.add({**about, "error": f"code {done.returncode}: {said[-1]}"})
             return None
-        record = {**about, **json.loads(done.stdout.splitlines()[-1])}
+        together = min((part for part in (before, cores_together()) if part), default=None)
+        record = {**about, **json.loads(done.stdout.splitlines()[-1]), "cores_together": together}
         self.add(record)
         warn(record["other_cpu_cores"], "during this measurement")
+        warn_of_shared(together, "around this measurement")
         return record
 
 

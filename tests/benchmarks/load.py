@@ -1,14 +1,20 @@
-"""How busy other processes keep our cores: what they take is missing from a timing, and inflates ratios several-fold.
+"""What is missing from a timing: how busy other processes keep our cores, and how much of a core each of them is.
 
-The standard library alone, so that the peers' Python can import it.
+The first inflates ratios several-fold. The second is a virtual machine's: at times its host runs two of its cores as
+hyper-threads of one, which costs what computes (our step) more than what waits for memory (dense updates). The standard
+library alone, so that the peers' Python can import it.
 """
 
+import hashlib
 import os
 import resource
 import sys
+import threading
 import time
 
 LOUD_ABOVE_CORES = 0.1
+LOUD_BELOW_TOGETHER = 0.9
+PROBE_S = 0.1
 SHORTEST_S = 1.0  # the kernel counts in ticks of 10 ms: over less, they say too little
 _BUSY_FIELDS = (0, 1, 2, 5, 6, 7)  # of /proc/stat: user, nice, system, irq, softirq, steal
 
@@ -48,6 +54,49 @@ def warn(cores: float | None, when: str) -> None:
         print(
             f"\n*** WARNING: {when}, other processes kept {cores:.2f} cores busy (more than {LOUD_ABOVE_CORES}):\n"
             f"*** these timings and ratios mean nothing; stop the other work and measure again.\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def cores_together() -> float | None:
+    """What our cores compute at once, as a share of what each does alone; None where threads cannot be pinned to cores.
+
+    1 of cores that share nothing, 0.6 to 0.8 of hyper-threads. Takes ``PROBE_S`` a core and once more.
+    """
+    cores = sorted(available_cores())
+    if len(cores) == 1 or not hasattr(os, "sched_setaffinity"):
+        return None
+    alone = sum(_hashed([core]) for core in cores)
+    return round(_hashed(cores) / alone, 2)
+
+
+def _hashed(cores: list[int]) -> float:
+    """Blocks a second that threads hash, one pinned to each of ``cores``."""
+    speeds = []
+
+    def work(core: int) -> None:
+        os.sched_setaffinity(0, {core})  # of this thread alone
+        block, blocks, began = bytes(1 << 16), 0, time.perf_counter()
+        while (passed := time.perf_counter() - began) < PROBE_S:
+            hashlib.blake2b(block).digest()  # without the interpreter's lock, and without memory to wait for
+            blocks += 1
+        speeds.append(blocks / passed)
+
+    threads = [threading.Thread(target=work, args=(core,)) for core in cores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(speeds)
+
+
+def warn_of_shared(together: float | None, when: str) -> None:
+    """Says loudly that our cores are not whole ones."""
+    if together is not None and together < LOUD_BELOW_TOGETHER:
+        print(
+            f"\n*** WARNING: {when}, our cores together did {together:.2f} of what each does alone: they are\n"
+            f"*** hyper-threads of one, or their host is busy. Ratios are off by up to a half; measure again.\n",
             file=sys.stderr,
             flush=True,
         )

@@ -112,6 +112,7 @@ def measure(report: Report, options: argparse.Namespace, model: str) -> Record |
         "samples_per_s": round(common.median(ours, "samples_per_s")),
         "compiled_steps": ours[-1]["compiled_steps"],
         "other_cpu_cores": max((record["other_cpu_cores"] or 0.0 for record in ours + theirs), default=None),
+        "cores_together": min((record["cores_together"] or 1.0 for record in ours + theirs), default=None),
     }
     if options.profile_memory:
         summary |= {key: ours[-1][key] for key in ("temp_bytes", "table_copies")}
@@ -155,7 +156,7 @@ def table(options: argparse.Namespace, summaries: list[Record]) -> str:
     if options.peer != "none":
         head += [f"{options.peer} samples/s", "its steps", "ratio", "of rounds"]
         keys += ["peer_samples_per_s", "peer_steps", "median_ratio", "ratios"]
-    head, keys = [*head, "cores others used"], [*keys, "other_cpu_cores"]
+    head, keys = [*head, "cores others used", "cores together"], [*keys, "other_cpu_cores", "cores_together"]
     rows = []
     for summary in summaries:
         shown = {**summary, "step_ms": f"{summary['step_ms']:.2f}", "temp_mb": summary.get("temp_bytes", 0) // 10**6}
