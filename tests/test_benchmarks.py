@@ -128,6 +128,11 @@ def test_cores_together_are_compared_with_each_alone(monkeypatch, capsys):
     monkeypatch.setattr(load, "_hashed", lambda cores: 140.0 if len(cores) == 2 else 100.0)
     load.warn_of_shared(load.cores_together(), "then")
     assert "WARNING: then, our cores together did 0.70 of what each does alone" in capsys.readouterr().err
+    assert load.wait_for_whole_cores(limit_s=0.0) == 0.7
+    probes = iter([0.6, 0.7, 0.98])
+    monkeypatch.setattr(load, "cores_together", lambda: next(probes))
+    assert load.wait_for_whole_cores() == 0.98
+    monkeypatch.undo()
     load.warn_of_shared(0.95, "then")
     monkeypatch.setattr(load, "available_cores", lambda: {3})
     load.warn_of_shared(load.cores_together(), "then")

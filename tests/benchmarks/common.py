@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import shapes
-from load import OtherLoad, available_cores, cores_together, warn, warn_of_shared
+from load import OtherLoad, available_cores, cores_together, wait_for_whole_cores, warn, warn_of_shared
 
 from dist_fm.errors import nearest
 from dist_fm.models import ALIASES, MODELS
@@ -126,7 +126,7 @@ class Report:
 
     def measure(self, command: Sequence[str], **about: Any) -> Record | None:
         """Runs ``command``, whose last line of output is a JSON record, and adds it; None if it failed."""
-        before = cores_together()
+        before = wait_for_whole_cores()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             self.failures += 1

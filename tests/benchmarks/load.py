@@ -71,6 +71,15 @@ def cores_together() -> float | None:
     return round(_hashed(cores) / alone, 2)
 
 
+def wait_for_whole_cores(limit_s: float = 30.0) -> float | None:
+    """`cores_together`, once that is a whole core for each; after ``limit_s`` what it is then."""
+    until = time.perf_counter() + limit_s
+    while (together := cores_together()) is not None and together < LOUD_BELOW_TOGETHER:
+        if time.perf_counter() > until:
+            break
+    return together
+
+
 def _hashed(cores: list[int]) -> float:
     """Blocks a second that threads hash, one pinned to each of ``cores``."""
     speeds = []
