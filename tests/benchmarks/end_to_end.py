@@ -121,10 +121,11 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
 def summary(report: Report, options: argparse.Namespace, pairs: list[tuple[Record, Record]]) -> str:
     """Adds the ratios to the report; a table of the medians."""
     ratios = [round(whole["samples_per_s"] / alone["samples_per_s"], 3) for whole, alone in pairs]
-    report.add({"side": "ratio", **about(options), "ratios": ratios, "median_ratio": statistics.median(ratios)})
+    ratio = round(statistics.median(ratios), 3)
+    report.add({"side": "ratio", **about(options), "ratios": ratios, "median_ratio": ratio})
     rates = [f"{common.median([pair[side] for pair in pairs], 'samples_per_s'):,.0f}" for side in (0, 1)]
     others = max(record["other_cpu_cores"] or 0.0 for pair in pairs for record in pair)
-    row = [options.model, f"{options.rows:,}", *rates, statistics.median(ratios), ", ".join(map(str, ratios)), others]
+    row = [options.model, f"{options.rows:,}", *rates, ratio, ", ".join(map(str, ratios)), others]
     head = ["model", "rows", "samples/s end to end", "of the step alone", "ratio", "of rounds", "cores others used"]
     return common.table(head, [row])
 
