@@ -7,7 +7,7 @@ from flax import nnx
 
 from dist_fm.data.schema import Schema
 from dist_fm.layers.dense import FirstOrder
-from dist_fm.layers.fm import half_square, less_squares
+from dist_fm.layers.fm import pair_sum
 from dist_fm.models.base import Batch, Model, ModelConfig, Rows, linear_and_factors
 from dist_fm.tables.spec import Column
 
@@ -34,7 +34,4 @@ class FM(Model):
         return linear_and_factors(self.config, schema, self.config.embed_dim)
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        def logits(rows, linear, _):
-            return linear(rows["linear"]) + half_square(rows["factors"])
-
-        return rows.map(logits, self.linear, per_row=less_squares)
+        return rows.map(lambda rows, linear, _: linear(rows["linear"]) + pair_sum(rows["factors"]), self.linear)
