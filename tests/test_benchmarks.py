@@ -49,6 +49,8 @@ def script(monkeypatch):
         monkeypatch.setattr(common, "subprocess", types.SimpleNamespace(run=run))
         monkeypatch.setattr(common, "git_commit", lambda: "0" * 40)
         monkeypatch.setattr(load.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(load, "PROBE_S", 0.001)
+        monkeypatch.setattr(common, "wait_for_whole_cores", lambda limit_s: load.cores_together())
         monkeypatch.setattr(sys, "argv", [name, *flags])
         with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit) as exit:
             importlib.import_module(name).main()
@@ -131,12 +133,24 @@ def test_cores_together_are_compared_with_each_alone(monkeypatch, capsys):
     assert load.wait_for_whole_cores(limit_s=0.0) == 0.7
     probes = iter([0.6, 0.7, 0.98])
     monkeypatch.setattr(load, "cores_together", lambda: next(probes))
-    assert load.wait_for_whole_cores() == 0.98
+    assert load.wait_for_whole_cores(limit_s=30.0) == 0.98
     monkeypatch.undo()
     load.warn_of_shared(0.95, "then")
     monkeypatch.setattr(load, "available_cores", lambda: {3})
     load.warn_of_shared(load.cores_together(), "then")
     assert not capsys.readouterr().err
+
+
+def test_cores_that_never_part_are_waited_for_once(monkeypatch, capsys):
+    limits = []
+    monkeypatch.setattr(common, "wait_for_whole_cores", lambda limit_s: limits.append(limit_s) or 0.6)
+    monkeypatch.setattr(common, "cores_together", lambda: None)
+    monkeypatch.setattr(load.time, "sleep", lambda seconds: None)
+    report = common.Report("test", None)
+    command = [sys.executable, "-c", "print('{\"other_cpu_cores\": 0.0}')"]
+    assert [report.measure(command)["cores_together"] for _ in range(2)] == [0.6, 0.6]
+    assert limits == [30.0, 0.0]
+    assert capsys.readouterr().err.count("WARNING: around this measurement") == 2
 
 
 def test_hashing_is_counted_on_the_cores_that_are_asked_for(monkeypatch):

@@ -14,23 +14,25 @@ def draw(shape, seed):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def gradients(product, kernel, bf16=False):
-    x, weights = draw((30, kernel[0]), 0), draw((30, kernel[1]), 1)
+def value_and_gradients(product, x, w, weights, bf16=False):
+    """The compiled function of all that a dense layer's step makes of ``x`` and ``w``."""
 
-    def loss(x, w):
+    def both(x, w):
         with in_bfloat16(bf16):
-            return (product(x, w) * weights).sum()
+            return jax.value_and_grad(lambda x, w: (product(x, w) * weights).sum(), argnums=(0, 1))(x, w)
 
-    with in_bfloat16(bf16):
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(x, draw(kernel, 2)), x
+    return jax.jit(both).lower(x, w).compile()
+
+
+def arguments(kernel):
+    return draw((30, kernel[0]), 0), draw(kernel, 2), draw((30, kernel[1]), 1)
 
 
 @pytest.mark.parametrize("kernel", [TALL, WIDE, SQUARE])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_gradients_are_those_of_the_plain_product(kernel, bf16):
-    lowered, x = gradients(matmul, kernel, bf16)
-    (value, (by_x, by_w)), w = lowered.compile()(x, draw(kernel, 2)), draw(kernel, 2)
-    weights = draw((30, kernel[1]), 1)
+    x, w, weights = arguments(kernel)
+    value, (by_x, by_w) = value_and_gradients(matmul, x, w, weights, bf16)(x, w)
     near = {"rtol": 2e-2, "atol": 0.2} if bf16 else {"rtol": 1e-5, "atol": 1e-5}
     np.testing.assert_allclose(value, (x @ w * weights).sum(), **near)
     np.testing.assert_allclose(by_x, weights @ w.T, **near)
@@ -42,6 +44,6 @@ def test_gradients_are_those_of_the_plain_product(kernel, bf16):
 def test_a_tall_kernels_gradient_is_made_lying_down():
     """XLA's CPU backend makes [L, N] faster than [N, L], and takes a transpose into the product unless kept from it."""
     lying, standing = ("f32[8,40]{1,0} dot(", "f32[40,8]{0,1} dot("), "f32[40,8]{1,0} dot("
-    text = gradients(matmul, TALL)[0].compile().as_text()
+    text = value_and_gradients(matmul, *arguments(TALL)).as_text()
     assert any(dot in text for dot in lying) and standing not in text
-    assert standing in gradients(jnp.matmul, TALL)[0].compile().as_text()  # else no way of our own is needed
+    assert standing in value_and_gradients(jnp.matmul, *arguments(TALL)).as_text()  # else no way of our own is needed

@@ -22,13 +22,7 @@ class Rows(Protocol):
         ...
 
     def map(
-        self,
-        function: PerSample,
-        network: Any = (),
-        samples: Any = (),
-        *,
-        floats: int = 0,
-        per_row: PerRow = dict,
+        self, function: PerSample, network: Any = (), samples: Any = (), *, floats: int = 0, per_row: PerRow = dict
     ) -> Any:
         """``function(rows, network, samples)`` over the samples, in slices that stay in the cache.
 
@@ -48,13 +42,7 @@ class GivenRows:
         self.rows, self.filled = rows, filled
 
     def map(
-        self,
-        function: PerSample,
-        network: Any = (),
-        samples: Any = (),
-        *,
-        floats: int = 0,
-        per_row: PerRow = dict,
+        self, function: PerSample, network: Any = (), samples: Any = (), *, floats: int = 0, per_row: PerRow = dict
     ) -> Any:
         """As `Rows.map`, all samples at once."""
         return function(per_row(self.rows), network, samples)

@@ -1,53 +1,40 @@
-"""Sums over rows that occur several times, without a scatter that has duplicate indices."""
+"""Sums over rows that occur several times: by sorting, as GPUs need it, or by a scatter-add."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 
-@jax.custom_vjp
-def take_rows(rows: jax.Array, inverse: jax.Array) -> jax.Array:
-    """``rows[inverse]``, [U, W] by [B, S] -> [B, S, W], whose transpose sums duplicates by a sort and a segmented scan.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def take_rows(rows: jax.Array, inverse: jax.Array, sort: bool) -> jax.Array:
+    """``rows[inverse]``, [U, W] by [B, S] -> [B, S, W], whose transpose sums duplicates.
 
-    The same at every run and fast on a GPU; on a CPU XLA's scatter-add is both repeatable and faster.
+    With ``sort`` by a sort and a segmented scan: the same at every run, and fast, on a GPU. Without, by `add_rows`:
+    repeatable, and faster, on a CPU.
     """
-    return rows[inverse]
+    return rows.at[inverse].get(mode="promise_in_bounds")
 
 
-def _take_forward(rows: jax.Array, inverse: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return rows[inverse], (inverse, rows[:, :0])
+def _take_forward(rows: jax.Array, inverse: jax.Array, sort: bool) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return take_rows(rows, inverse, sort), (inverse, rows[:, :0])
 
 
-def _take_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, None]:
+def _take_backward(sort: bool, saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, None]:
     inverse, like = saved
     count = like.shape[0]
+    nothing = jnp.zeros((count, gradient.shape[-1]), gradient.dtype)
+    if not sort:
+        return add_rows(nothing, inverse, gradient), None
     flat = inverse.reshape(-1)
     order = jnp.argsort(flat, stable=True)
     ids, totals = flat[order], _segment_totals(flat[order], gradient.reshape(flat.size, -1)[order])
     # The last of a run of equal ids holds their sum: an id that does not occur keeps zero, the others go out of range.
     target = jnp.where(_is_last(ids), ids, count + jnp.arange(flat.size))
-    summed = jnp.zeros((count, totals.shape[1]), totals.dtype)
-    return summed.at[target].set(totals, mode="drop", unique_indices=True), None
+    return nothing.at[target].set(totals, mode="drop", unique_indices=True), None
 
 
 take_rows.defvjp(_take_forward, _take_backward)
-
-
-@jax.custom_vjp
-def spread_rows(rows: jax.Array, inverse: jax.Array) -> jax.Array:
-    """``rows[inverse]``, [U, W] by [B, S] -> [B, S, W], whose transpose is `add_rows`."""
-    return rows.at[inverse].get(mode="promise_in_bounds")
-
-
-def _spread_forward(rows: jax.Array, inverse: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return spread_rows(rows, inverse), (inverse, rows[:, :0])
-
-
-def _spread_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, None]:
-    inverse, like = saved
-    return add_rows(jnp.zeros((len(like), gradient.shape[-1]), gradient.dtype), inverse, gradient), None
-
-
-spread_rows.defvjp(_spread_forward, _spread_backward)
 
 
 def add_rows(sums: jax.Array, inverse: jax.Array, rows: jax.Array) -> jax.Array:

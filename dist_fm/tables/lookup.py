@@ -158,13 +158,7 @@ class LookedUp:
         self.slot_inputs, self.filled = slot_inputs, filled
 
     def map(
-        self,
-        function: PerSample,
-        network: Any = (),
-        samples: Any = (),
-        *,
-        floats: int = 0,
-        per_row: PerRow = dict,
+        self, function: PerSample, network: Any = (), samples: Any = (), *, floats: int = 0, per_row: PerRow = dict
     ) -> Any:
         """``function(rows, network, samples)`` of every sample, by slices of each device's samples.
 

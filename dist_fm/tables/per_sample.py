@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dist_fm.tables.duplicates import add_rows, spread_rows, take_rows
+from dist_fm.tables.duplicates import add_rows, take_rows
 from dist_fm.tables.spec import PerRow, PerSample, RowLayout
 
 SLICE_FLOATS = 1 << 19
@@ -53,11 +53,11 @@ def map_samples(
         return function(of_input(pooled(rows, values, slot_inputs)), network, samples)
 
     if sort:
-        return of_rows(of_row(_columns(take_rows(unique, inverse), layout)), network, values, samples)
+        return of_rows(of_row(_columns(take_rows(unique, inverse, True), layout)), network, values, samples)
     columns = of_row(_columns(unique, layout))
     # Each column is spread by itself: cutting the columns out of the unique rows is cheap, out of all samples' is not.
     if size >= len(inverse):
-        return of_rows({name: spread_rows(part, inverse) for name, part in columns.items()}, network, values, samples)
+        return of_rows(_look_up(columns, inverse), network, values, samples)
 
     @jax.custom_vjp
     def sliced(columns: Columns, network: Any, by_sample: Any) -> Any:
@@ -101,9 +101,13 @@ def pooled(rows: Columns, values: jax.Array | None, slot_inputs: np.ndarray) -> 
     return {name: _sum_slots(part, slot_inputs) for name, part in rows.items()}
 
 
+def _look_up(columns: Columns, inverse: jax.Array) -> Columns:
+    return {name: take_rows(part, inverse, False) for name, part in columns.items()}
+
+
 def _spread(columns: Columns, inverse: jax.Array) -> Columns:
     """The rows of ``inverse`` [b, S], made before what follows begins."""
-    look_up = lambda: {name: spread_rows(part, inverse) for name, part in columns.items()}
+    look_up = lambda: _look_up(columns, inverse)
     nothing = lambda: {name: jnp.zeros((*inverse.shape, part.shape[1]), part.dtype) for name, part in columns.items()}
     # Always the first branch, which XLA cannot know. It would else fuse the lookup into what follows and look a number
     # up at each of its uses, which made field-aware models 1.5 times slower; it ignores an optimization_barrier here.

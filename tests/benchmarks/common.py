@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import shapes
-from load import OtherLoad, available_cores, cores_together, wait_for_whole_cores, warn, warn_of_shared
+from load import OtherLoad, are_whole, available_cores, cores_together, wait_for_whole_cores, warn, warn_of_shared
 
 from dist_fm.errors import nearest
 from dist_fm.models import ALIASES, MODELS
@@ -116,6 +116,7 @@ class Report:
         warn(before.cores, "before the first measurement")
         self._facts = {"benchmark": benchmark, "other_cpu_cores_before": before.cores, **facts()}
         self.failures = 0
+        self._patience_s = 30.0  # for cores to be whole ones
 
     def add(self, record: Record) -> None:
         line = json.dumps({**record, **self._facts, "date": now()})
@@ -126,7 +127,9 @@ class Report:
 
     def measure(self, command: Sequence[str], **about: Any) -> Record | None:
         """Runs ``command``, whose last line of output is a JSON record, and adds it; None if it failed."""
-        before = wait_for_whole_cores()
+        before = wait_for_whole_cores(self._patience_s)
+        if not are_whole(before):
+            self._patience_s = 0.0  # hyper-threads that never part: why wait again?
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             self.failures += 1
@@ -134,7 +137,7 @@ class Report:
             print(f"{shlex.join(command)}\nended with code {done.returncode}:", *said, sep="\n", file=sys.stderr)
             self.add({**about, "error": f"code {done.returncode}: {said[-1]}"})
             return None
-        together = min((part for part in (before, cores_together()) if part), default=None)
+        together = least([before, cores_together()])
         record = {**about, **json.loads(done.stdout.splitlines()[-1]), "cores_together": together}
         self.add(record)
         warn(record["other_cpu_cores"], "during this measurement")
@@ -191,6 +194,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def median(records: Sequence[Record], key: str) -> float:
     return statistics.median(record[key] for record in records)
+
+
+def least(numbers: Iterable[float | None]) -> float | None:
+    """The least of the numbers there are; None of none."""
+    return min((number for number in numbers if number is not None), default=None)
 
 
 def scratch() -> tempfile.TemporaryDirectory:

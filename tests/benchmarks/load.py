@@ -71,12 +71,16 @@ def cores_together() -> float | None:
     return round(_hashed(cores) / alone, 2)
 
 
-def wait_for_whole_cores(limit_s: float = 30.0) -> float | None:
+def are_whole(together: float | None) -> bool:
+    """Whether `cores_together` is as of cores that share nothing; unknown counts as such."""
+    return together is None or together >= LOUD_BELOW_TOGETHER
+
+
+def wait_for_whole_cores(limit_s: float) -> float | None:
     """`cores_together`, once that is a whole core for each; after ``limit_s`` what it is then."""
     until = time.perf_counter() + limit_s
-    while (together := cores_together()) is not None and together < LOUD_BELOW_TOGETHER:
-        if time.perf_counter() > until:
-            break
+    while not are_whole(together := cores_together()) and time.perf_counter() < until:
+        pass
     return together
 
 
@@ -102,7 +106,7 @@ def _hashed(cores: list[int]) -> float:
 
 def warn_of_shared(together: float | None, when: str) -> None:
     """Says loudly that our cores are not whole ones."""
-    if together is not None and together < LOUD_BELOW_TOGETHER:
+    if not are_whole(together):
         print(
             f"\n*** WARNING: {when}, our cores together did {together:.2f} of what each does alone: they are\n"
             f"*** hyper-threads of one, or their host is busy. Ratios are off by up to a half; measure again.\n",

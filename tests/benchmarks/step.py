@@ -112,7 +112,7 @@ def measure(report: Report, options: argparse.Namespace, model: str) -> Record |
         "samples_per_s": round(common.median(ours, "samples_per_s")),
         "compiled_steps": ours[-1]["compiled_steps"],
         "other_cpu_cores": max((record["other_cpu_cores"] or 0.0 for record in ours + theirs), default=None),
-        "cores_together": min((record["cores_together"] or 1.0 for record in ours + theirs), default=None),
+        "cores_together": common.least(record["cores_together"] for record in ours + theirs),
     }
     if options.profile_memory:
         summary |= {key: ours[-1][key] for key in ("temp_bytes", "table_copies")}
