@@ -30,9 +30,9 @@ def less_squares(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {"linear": rows["linear"] - 0.5 * jnp.square(factors).sum(axis=-1, keepdims=True), "factors": factors}
 
 
-def half_square(x: jax.Array) -> jax.Array:
-    """Half of the squared norm of the sum over fields: [B, F, K] -> [B]."""
-    return 0.5 * jnp.square(x.sum(axis=1)).sum(axis=1)
+def half_square(total: jax.Array) -> jax.Array:
+    """Half of the squared norm of a sum over fields: [B, K] -> [B]."""
+    return 0.5 * jnp.square(total).sum(axis=1)
 
 
 def pair_products(x: jax.Array, axis: int = 1) -> jax.Array:

@@ -41,7 +41,8 @@ class DeepFM(Model):
         def enter(rows, network, _):
             linear, mlp = network
             factors = rows["factors"]
-            return linear(rows["linear"]) + half_square(factors), mlp(flatten_fields(factors))
+            return linear(rows["linear"]), factors.sum(axis=1), mlp(flatten_fields(factors))
 
-        shallow, hidden = rows.map(enter, (self.linear, self.mlp.first), per_row=less_squares)
-        return shallow + self.mlp.after_first(hidden, batch.mask, train=train, rngs=rngs)
+        # The sum is squared out here: its gradient would want the sum again, and every slice of the rows for it.
+        linear, total, hidden = rows.map(enter, (self.linear, self.mlp.first), per_row=less_squares)
+        return linear + half_square(total) + self.mlp.after_first(hidden, batch.mask, train=train, rngs=rngs)
