@@ -14,6 +14,7 @@ import numpy as np
 from dist_fm.tables.duplicates import add_rows, take_rows
 from dist_fm.tables.spec import PerRow, PerSample, RowLayout
 
+WHOLE_FLOATS = 1 << 21  # up to here a batch is not cut: few large operations use a CPU's threads better than many small
 SLICE_FLOATS = 1 << 19
 SMALLEST_SLICE = 32
 
@@ -22,8 +23,9 @@ Columns = dict[str, jax.Array]
 
 def slice_size(samples: int, floats: int) -> int:
     """Samples a slice, of ``floats`` numbers each; all of ``samples`` where they are few."""
-    size = max(SLICE_FLOATS // max(floats, 1), SMALLEST_SLICE)
-    return size if size < samples else samples
+    if samples * floats <= WHOLE_FLOATS:
+        return samples
+    return min(max(SLICE_FLOATS // floats, SMALLEST_SLICE), samples)
 
 
 def map_samples(
@@ -57,7 +59,8 @@ def map_samples(
     columns = of_row(_columns(unique, layout))
     # Each column is spread by itself: cutting the columns out of the unique rows is cheap, out of all samples' is not.
     if size >= len(inverse):
-        return of_rows(_look_up(columns, inverse), network, values, samples)
+        few = inverse.size * unique.shape[1] <= SLICE_FLOATS
+        return of_rows((_look_up if few else _spread)(columns, inverse), network, values, samples)
 
     @jax.custom_vjp
     def sliced(columns: Columns, network: Any, by_sample: Any) -> Any:
