@@ -86,7 +86,7 @@ def test_pairs_are_half_of_the_squared_sum_and_of_what_rows_bring_by_themselves(
     rows = {"linear": draw(batch, FIELDS, 1, seed=1), "factors": draw(batch, FIELDS, FACTORS)}
     alone = jax.jit(less_squares)(rows)
     assert np.array_equal(alone["factors"], rows["factors"])
-    parts = alone["linear"].sum(axis=(1, 2)) + half_square(alone["factors"])
+    parts = alone["linear"].sum(axis=(1, 2)) + half_square(alone["factors"].sum(axis=1))
     check(parts, rows["linear"].sum(axis=(1, 2)) + pair_sum(rows["factors"]))
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dist_fm.layers.products import in_bfloat16, matmul
+from dist_fm.layers.products import in_bfloat16, matmul, sum_and_product
 
 TALL, WIDE, SQUARE = (40, 8), (8, 40), (8, 8)
 
@@ -47,3 +47,34 @@ def test_a_tall_kernels_gradient_is_made_lying_down():
     text = value_and_gradients(matmul, *arguments(TALL)).as_text()
     assert any(dot in text for dot in lying) and standing not in text
     assert standing in value_and_gradients(jnp.matmul, *arguments(TALL)).as_text()  # else no way of our own is needed
+
+
+def sum_and_product_apart(x, kernel):
+    return x.sum(axis=1), jnp.matmul(x.reshape(len(x), -1), kernel)
+
+
+@pytest.mark.parametrize("units", [3, 40])  # a kernel [30, units]: tall, wide
+@pytest.mark.parametrize("bf16", [False, True])
+def test_sum_and_product_have_the_gradients_of_each_apart(units, bf16):
+    x, kernel = draw((20, 5, 6), 0), draw((30, units), 1)
+    weights = draw((20, 6), 2), draw((20, units), 3)
+
+    def gradients(function):
+        def total(x, kernel):
+            return sum((part * weight).sum() for part, weight in zip(function(x, kernel), weights, strict=True))
+
+        with in_bfloat16(bf16):
+            return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(x, kernel)
+
+    near = {"rtol": 2e-2, "atol": 0.3} if bf16 else {"rtol": 1e-5, "atol": 1e-5}
+    (value, found), (expected_value, expected) = gradients(sum_and_product), gradients(sum_and_product_apart)
+    np.testing.assert_allclose(value, expected_value, **near)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, **near)
+
+
+def test_bfloat16_leaves_the_sums_gradient_as_it_is():
+    x, kernel, by_sum = draw((20, 5, 6), 0), draw((30, 3), 1), draw((20, 6), 2)
+    with in_bfloat16(True):
+        found = jax.grad(lambda x: (sum_and_product(x, kernel)[0] * by_sum).sum())(x)
+    np.testing.assert_array_equal(found, np.broadcast_to(by_sum[:, None], x.shape))

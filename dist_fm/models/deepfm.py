@@ -9,7 +9,8 @@ from dist_fm.data.schema import Schema
 from dist_fm.layers.dense import FirstOrder
 from dist_fm.layers.fm import half_square, less_squares
 from dist_fm.layers.mlp import MLP
-from dist_fm.models.base import Batch, Model, ModelConfig, Rows, flatten_fields, linear_and_factors
+from dist_fm.layers.products import sum_and_product
+from dist_fm.models.base import Batch, Model, ModelConfig, Rows, linear_and_factors
 from dist_fm.tables.spec import Column
 
 
@@ -39,9 +40,9 @@ class DeepFM(Model):
 
     def __call__(self, rows: Rows, batch: Batch, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         def enter(rows, network, _):
-            linear, mlp = network
-            factors = rows["factors"]
-            return linear(rows["linear"]), factors.sum(axis=1), mlp(flatten_fields(factors))
+            linear, first = network
+            total, hidden = sum_and_product(rows["factors"], first.kernel[...])
+            return linear(rows["linear"]), total, hidden + first.bias[...]
 
         # The sum is squared out here: its gradient would want the sum again, and every slice of the rows for it.
         linear, total, hidden = rows.map(enter, (self.linear, self.mlp.first), per_row=less_squares)

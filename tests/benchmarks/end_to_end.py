@@ -109,7 +109,7 @@ def train(options: argparse.Namespace) -> Record:
         padded_size=engine.padded_batch(options.batch),
     )
     training = Training(engine)
-    training.warm_up(engine.prepare(source[step]) for step in range(options.steps))
+    training.compile(engine.prepare(source[step]) for step in range(options.steps))
     return training.time(lambda: batches(source, engine, threads=options.read_threads), options)
 
 

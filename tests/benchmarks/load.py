@@ -15,6 +15,7 @@ import time
 LOUD_ABOVE_CORES = 0.1
 LOUD_BELOW_TOGETHER = 0.9
 PROBE_S = 0.1
+WARM_UP_S = 1.0  # of untimed steps: a process's first hundred take memory that later ones have, and up to twice as long
 SHORTEST_S = 1.0  # the kernel counts in ticks of 10 ms: over less, they say too little
 _BUSY_FIELDS = (0, 1, 2, 5, 6, 7)  # of /proc/stat: user, nice, system, irq, softirq, steal
 

@@ -21,7 +21,7 @@ import common
 import jax
 import numpy as np
 from analysis import analyse, table_arrays
-from load import OtherLoad
+from load import WARM_UP_S, OtherLoad
 from work import HostBatches, make_engine, make_schema, read_ahead
 
 from dist_fm.data.pipeline import Batch, placed
@@ -43,7 +43,7 @@ def main() -> None:
     engine = make_engine(options, schema)
     host = HostBatches(options, schema, engine.padded_batch(options.batch))
     training = Training(engine)
-    training.warm_up(engine.prepare(host[step]) for step in range(options.steps))
+    training.compile(engine.prepare(host[step]) for step in range(options.steps))
     record = training.time(lambda: placed(read_ahead(engine, host, options.read_threads), engine), options)
     if options.profile_memory:
         record |= analyse(engine, training.state, training.largest)
@@ -58,12 +58,12 @@ def add_our_flags(parser: argparse.ArgumentParser) -> None:
 
 
 class Training:
-    """A state that is trained step by step; ``largest`` is the warm-up batch with the most unique rows."""
+    """A state that is trained step by step; ``largest`` is the batch with the most unique rows."""
 
     def __init__(self, engine: Engine):
         self.engine, self.state = engine, jax.block_until_ready(engine.init())
 
-    def warm_up(self, prepared: Iterable[Batch]) -> None:
+    def compile(self, prepared: Iterable[Batch]) -> None:
         """Compiles a step for every shape among ``prepared`` batches, and runs each of them twice."""
         by_shape = {tuple(np.shape(array) for array in jax.tree.leaves(batch)): batch for batch in prepared}
         self.largest = by_shape[max(by_shape)]
@@ -72,7 +72,14 @@ class Training:
             jax.block_until_ready(metrics)
 
     def time(self, batches: Callable[[], Iterator[Batch]], options: argparse.Namespace) -> dict[str, Any]:
-        """Trains on ``batches()``, of which there are ``options.steps``: what it took, and the size of the state."""
+        """Trains on ``batches()``, of which there are ``options.steps``: what it took, and the size of the state.
+
+        Before that, on the same, over and over, for `WARM_UP_S`.
+        """
+        until = time.perf_counter() + WARM_UP_S
+        for _ in bounded(self._send(_again(batches))):
+            if time.perf_counter() > until:
+                break
         compiled, steps = self.engine.compiled_steps(), 0
         jax.block_until_ready(self.state)
         with OtherLoad() as others:
@@ -121,6 +128,11 @@ class Training:
             "peak_rss_bytes": peak_rss_bytes(),
             "peak_device_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
         }
+
+
+def _again(batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+    while True:
+        yield from batches()
 
 
 def peak_rss_bytes() -> int:

@@ -12,6 +12,7 @@ on the CPU. The last two have the same plain DeepFM. All slice their batches fro
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import sys
 import time
@@ -19,11 +20,10 @@ import time
 import numpy as np
 import shapes
 import torch
-from load import OtherLoad, available_cores
+from load import WARM_UP_S, OtherLoad, available_cores
 from torch.nn.functional import binary_cross_entropy_with_logits as logits_loss
 
 EMBED_DIM, MLP_DIMS, DROPOUT = 16, (16, 16), 0.2
-WARM_UP_STEPS = 2
 
 
 def main():
@@ -55,8 +55,11 @@ def main():
         part = slice(number * batch, (number + 1) * batch)
         return train(inputs[part], labels[part])  # reads the loss, so the step is over when it returns
 
-    for _ in range(WARM_UP_STEPS):
-        step(steps - 1)
+    until = time.perf_counter() + WARM_UP_S
+    for number in itertools.count():
+        step(number % steps)
+        if number > 0 and time.perf_counter() > until:
+            break
     done = 0
     with OtherLoad() as others:
         began = time.perf_counter()

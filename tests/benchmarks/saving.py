@@ -52,7 +52,7 @@ def main() -> None:
     host = HostBatches(options, schema, engine.padded_batch(options.batch))
     prepared = [engine.prepare(host[step]) for step in range(options.steps)]
     training = ours.Training(engine)
-    training.warm_up(iter(prepared))
+    training.compile(iter(prepared))
     windows: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
     with tempfile.TemporaryDirectory(prefix="dist_fm-bench-", dir=options.folder) as folder, OtherLoad() as others:
         checkpoints = Checkpoints(pathlib.Path(folder))
