@@ -76,13 +76,13 @@ def sum_and_product(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Arr
     What an FM and an MLP want of the same factors.
     """
     if _bfloat16.get():  # which would round the sum's gradient too
-        return x.sum(axis=1), matmul(x.reshape(len(x), -1), kernel)
+        return x.sum(axis=1), matmul(x.reshape(x.shape[0], -1), kernel)
     return _sum_and_product(x, kernel)
 
 
 @jax.custom_vjp
 def _sum_and_product(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return x.sum(axis=1), matmul(x.reshape(len(x), -1), kernel)
+    return x.sum(axis=1), matmul(x.reshape(x.shape[0], -1), kernel)
 
 
 def _sum_and_product_forward(x: jax.Array, kernel: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
@@ -97,7 +97,7 @@ def _sum_and_product_backward(saved: tuple[jax.Array, jax.Array], gradient: Any)
     both = jnp.concatenate([by_product, by_sum], axis=1)
     kernels = jnp.concatenate([kernel, jnp.tile(jnp.eye(x.shape[2], dtype=x.dtype), (x.shape[1], 1))], axis=1)
     by_x = _dot_general(both, kernels, (((1,), (1,)), ((), ())))
-    return by_x.reshape(x.shape), _kernel_gradient(x.reshape(len(x), -1), by_product)
+    return by_x.reshape(x.shape), _kernel_gradient(x.reshape(x.shape[0], -1), by_product)
 
 
 _sum_and_product.defvjp(_sum_and_product_forward, _sum_and_product_backward)

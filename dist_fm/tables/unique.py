@@ -3,6 +3,7 @@
 Made on the host by the loader's threads, in buckets of a few sizes; or by the step itself, on the device.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,6 +22,8 @@ class UniqueLayout(NamedTuple):
     sharded: bool = False
     here: int = 1  # hosts whose samples this process prepares: itself, or all where one process plays them
 
+
+LARGEST_SCRATCH = 1 << 22  # numbers; beyond, the cache misses cost more than hashing
 
 ONE_DEVICE = UniqueLayout()
 
@@ -99,25 +102,44 @@ def _sorted_unique(parts: np.ndarray, spec: TableSpec) -> tuple[list[np.ndarray]
 
     An empty slot's is their number. All parts at once: NumPy's calls cost small ones more than their numbers.
     """
-    import pandas as pd  # half a second of the start of runs that find nothing unique
-
-    # Unique by hashing, and then a sort of the unique alone: less than the best sort of all slots, or np.unique.
     apart = spec.rows + 1  # of a row in one part and in the next; 0 is a part's empty slot
-    number = np.int32 if len(parts) * apart <= np.iinfo(np.int32).max else np.int64
-    codes, found = pd.factorize((parts + (1 + apart * np.arange(len(parts), dtype=number))[:, None]).reshape(-1))
-    part = found // number(apart)
-    row = found - part * number(apart)  # NumPy's own remainder takes several times as long
+    slots = parts.astype(np.int64)
+    slots += (1 + apart * np.arange(len(parts)))[:, None]
+    found, spread = _distinct(slots.reshape(-1), len(parts) * apart)
+    part = found // apart
+    row = found - part * apart  # NumPy's own remainder takes several times as long
     stride = spec.padded_rows + 1  # an empty slot comes last in its part, so that its index is the number of the others
-    key = physical_rows(row - 1, spec) + part * np.int64(stride)
+    key = physical_rows(row - 1, spec) + part * stride
     order = argsort_by_counting(key)
     ids = key[order]
 
     starts = np.arange(len(parts)) * stride
     first, end = np.searchsorted(ids, starts), np.searchsorted(ids, starts + spec.padded_rows)
     rank = np.empty(key.size, np.int32)
-    rank[order] = np.arange(key.size) - first.repeat(np.diff(first, append=key.size))
+    rank[order] = np.arange(key.size, dtype=np.int32)
+    rank -= first.astype(np.int32)[part]
     each = [ids[a:b] - start for a, b, start in zip(first, end, starts, strict=True)]
-    return each, list(rank[codes].reshape(parts.shape))
+    return each, list(spread(rank).reshape(parts.shape))
+
+
+def _distinct(numbers: np.ndarray, limit: int) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """The distinct ones [N] of ``numbers`` int64 [n] below ``limit``, and what spreads int32 [N] for them to all, [n]."""
+    if limit <= LARGEST_SCRATCH:
+        # Of those that write to one place the last is seen there. What the places held before does not matter.
+        places = np.arange(numbers.size, dtype=np.int32)
+        scratch = np.empty(limit, np.int32)
+        scratch[numbers] = places
+        found = numbers[np.flatnonzero(scratch.take(numbers, mode="clip") == places)]
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            scratch[found] = values
+            return scratch.take(numbers, mode="clip")  # which of NumPy's ways is the fastest
+
+        return found, spread
+    import pandas as pd  # half a second of the start of runs that need no hashing
+
+    codes, found = pd.factorize(numbers)
+    return found, lambda values: values[codes]
 
 
 def argsort_by_counting(keys: np.ndarray) -> np.ndarray:
@@ -126,8 +148,10 @@ def argsort_by_counting(keys: np.ndarray) -> np.ndarray:
     A third of the time of its best comparing sort, that of keys packed with their positions.
     """
     order = np.argsort(keys.astype(np.uint16), kind="stable")
-    for shift in range(16, int(keys.max(initial=0)).bit_length(), 16):
-        order = order[np.argsort((keys[order] >> shift).astype(np.uint16), kind="stable")]
+    bits = int(keys.max(initial=0)).bit_length()
+    for shift in range(16, bits, 16):
+        few = np.uint8 if bits - shift <= 8 else np.uint16
+        order = order[np.argsort((keys[order] >> shift).astype(few), kind="stable")]
     return order
 
 
