@@ -240,7 +240,9 @@ class Engine:
         table, slots = state.table, state.slots
         if self.row_optimizer is not None:
             del weights["table"]
-            table, slots = self._update_rows(state, ids, rows, gradient.pop("table"))
+            # Made once: XLA's CPU backend would make it anew for the rows and each of their slots.
+            by_rows = jax.lax.optimization_barrier(gradient.pop("table"))
+            table, slots = self._update_rows(state, ids, rows, by_rows)
         updates, optimizer = self.optimizer.update(gradient, state.optimizer, weights)
         weights = jax.tree.map(lambda w, u: w + u * state.lr_scale.astype(w.dtype), weights, updates)
         table = weights.get("table", table)
