@@ -1,6 +1,7 @@
 """BatchNorm that does not see padding."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,20 +27,12 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
         """``x`` [B, ..., H] by the statistics of the samples where ``mask`` [B] is 1, or by the running ones."""
-        # Statistics in at least float32: a mean of thousands of bfloat16 numbers would have two digits.
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        if train:
-            axes = tuple(range(x.ndim - 1))
-            real = mask.reshape(-1, *[1] * len(axes)) > 0
-            count = real.sum(dtype=wide.dtype) * math.prod(x.shape[1:-1])
-            mean = jnp.where(real, wide, 0).sum(axis=axes) / jnp.maximum(count, 1)
-            var = jnp.where(real, jnp.square(wide - mean), 0).sum(axis=axes) / jnp.maximum(count, 1)
-            unbiased = var * (count / jnp.maximum(count - 1, 1))
-            self._update_running(mean, unbiased)
-        else:
-            mean, var = self.mean[...], self.var[...]
-        normal = (wide - mean) * jax.lax.rsqrt(var + EPSILON)
-        return normal.astype(x.dtype) * self.scale[...] + self.bias[...]
+        if not train:
+            return _apply(_wide(x), self.mean[...], _rstd(self.var[...]), self.scale[...], self.bias[...], x.dtype)
+        count = (mask > 0).sum(dtype=_wide(x).dtype) * math.prod(x.shape[1:-1])
+        y, mean, var = _normalise(x, mask > 0, jnp.maximum(count, 1), self.scale[...], self.bias[...])
+        self._update_running(mean, var * (count / jnp.maximum(count - 1, 1)))
+        return y
 
     def _update_running(self, mean: jax.Array, var: jax.Array) -> None:
         # New variables, not new values in the old ones: those may belong to an outer trace (jit around grad), where
@@ -50,3 +43,56 @@ class BatchNorm(nnx.Module):
     @staticmethod
     def _blend(running: jax.Array, batch: jax.Array) -> jax.Array:
         return ((1 - MOMENTUM) * running + MOMENTUM * jax.lax.stop_gradient(batch)).astype(running.dtype)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """In at least float32: a mean of thousands of bfloat16 numbers would have two digits."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _rstd(var: jax.Array) -> jax.Array:
+    return jax.lax.rsqrt(var + EPSILON)
+
+
+def _apply(
+    wide: jax.Array, mean: jax.Array, rstd: jax.Array, scale: jax.Array, bias: jax.Array, dtype: Any
+) -> jax.Array:
+    return ((wide - mean) * rstd).astype(dtype) * scale + bias
+
+
+@jax.custom_vjp
+def _normalise(
+    x: jax.Array, real: jax.Array, count: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``x`` normalised by the mean and variance of its ``count`` numbers of ``real`` samples, and these two.
+
+    Mean and variance have no gradient of their own.
+    """
+    return _normalise_forward(x, real, count, scale, bias)[0]
+
+
+def _normalise_forward(
+    x: jax.Array, real: jax.Array, count: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[Any, Any]:
+    axes = tuple(range(x.ndim - 1))
+    wide, real = _wide(x), real.reshape(-1, *[1] * len(axes))
+    mean = jnp.where(real, wide, 0).sum(axis=axes) / count
+    var = jnp.where(real, jnp.square(wide - mean), 0).sum(axis=axes) / count
+    y = _apply(wide, mean, _rstd(var), scale, bias, x.dtype)
+    return (y, mean, var), (x, real, count, scale, mean, var)
+
+
+def _normalise_backward(saved: Any, gradient: Any) -> Any:
+    # Two sums and one pass, as algorithm 1's gradient may be written; JAX's own has three times as many passes, half
+    # of an FNFM step on a CPU.
+    x, real, count, scale, mean, var = saved
+    by_y, axes = _wide(gradient[0]), tuple(range(x.ndim - 1))
+    rstd = _rstd(var)
+    normal = (_wide(x) - mean) * rstd
+    by_bias, by_scale = by_y.sum(axis=axes), (by_y * normal).sum(axis=axes)
+    shared = jnp.where(real, (by_bias + normal * by_scale) / count, 0)
+    by_x = (by_y - shared) * (scale * rstd)
+    return by_x.astype(x.dtype), None, None, by_scale.astype(scale.dtype), by_bias.astype(scale.dtype)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
