@@ -123,7 +123,7 @@ def _sorted_unique(parts: np.ndarray, spec: TableSpec) -> tuple[list[np.ndarray]
 
 
 def _distinct(numbers: np.ndarray, limit: int) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """The distinct ones [N] of ``numbers`` int64 [n] below ``limit``, and what spreads int32 [N] for them to all, [n]."""
+    """The distinct of ``numbers`` int64 [n], below ``limit``, [N]; and what spreads int32 [N] for them to all, [n]."""
     if limit <= LARGEST_SCRATCH:
         # Of those that write to one place the last is seen there. What the places held before does not matter.
         places = np.arange(numbers.size, dtype=np.int32)
