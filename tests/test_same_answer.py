@@ -19,7 +19,7 @@ from dist_fm.training.in_flight import bounded
 from dist_fm.training.step import Engine
 
 STEPS, BATCH = 200, 96
-SCHEMA = make_schema((400, 300, 90))
+SCHEMA = make_schema((400, 300, 200))
 ONE = ((1, 1), "replicated")
 FAST = [((1, 4), "sharded"), ((1, 4), "replicated")]
 HOSTS = [((2, 2), "sharded"), ((2, 2), "replicated"), ((4, 1), "sharded"), ((4, 1), "replicated")]
@@ -55,7 +55,7 @@ def batch(spec, step):
         owner = spec.physical(np.arange(spec.rows)) // (spec.padded_rows // 8)
         for i, field in enumerate(fields):
             own = [row for row in range(field.offset, field.offset + field.rows) if owner[row] == 0]
-            made["rows"][:real, i] = np.resize(own[:16], real)  # so few that they share a bucket with the other few
+            made["rows"][:real, i] = np.resize(own[:40], real)  # more than one shard is asked for otherwise
     if step % 10 == 8:
         made["rows"][::5, 1] = -1
     return made
