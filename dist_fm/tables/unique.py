@@ -23,7 +23,7 @@ class UniqueLayout(NamedTuple):
     here: int = 1  # hosts whose samples this process prepares: itself, or all where one process plays them
 
 
-LARGEST_SCRATCH = 1 << 22  # numbers; beyond, the cache misses cost more than hashing
+LARGEST_SCRATCH = 1 << 22  # numbers; a much larger array would be mapped anew, page by page, for every batch
 
 ONE_DEVICE = UniqueLayout()
 
