@@ -274,6 +274,29 @@ def test_batch_norm_in_training_reads_only_real_samples():
     check(norm.var[...], 0.9 * old_var + 0.1 * real.var(0, ddof=1))
 
 
+@pytest.mark.parametrize("shape", [(7, 3), (7, 4, 3)])
+def test_batch_norms_gradient_is_that_of_its_formula(shape):
+    """Where padding has a gradient too, as no model gives it."""
+    x, weights = draw(*shape), draw(*shape, seed=1)
+    scale, bias = draw(3, seed=2), draw(3, seed=3)
+    real = np.array([1, 1, 0, 1, 1, 1, 0.0]) > 0
+    axes = tuple(range(len(shape) - 1))
+
+    def formula(x, scale, bias):
+        mean, var = x[real].mean(axis=axes), x[real].var(axis=axes)
+        return (((x - mean) * jax.lax.rsqrt(var + 1e-5) * scale + bias) * weights).sum()
+
+    def ours(x, scale, bias):
+        norm = BatchNorm(3)
+        norm.scale, norm.bias = nnx.Param(scale), nnx.Param(bias)
+        return (norm(x, jnp.asarray(real, x.dtype), train=True) * weights).sum()
+
+    arguments = [jnp.asarray(part) for part in (x, scale, bias)]
+    expected, found = (jax.jit(jax.grad(function, argnums=(0, 1, 2)))(*arguments) for function in (formula, ours))
+    for one, other in zip(found, expected, strict=True):
+        check(one, other)
+
+
 def test_batch_norm_of_one_sample_and_of_none_is_finite():
     for mask in ([1.0, 0.0], [0.0, 0.0]):
         norm = BatchNorm(3)

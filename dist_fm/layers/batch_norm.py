@@ -28,7 +28,7 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
         """``x`` [B, ..., H] by the statistics of the samples where ``mask`` [B] is 1, or by the running ones."""
         if not train:
-            return _apply(_wide(x), self.mean[...], _rstd(self.var[...]), self.scale[...], self.bias[...], x.dtype)
+            return _normal(x, self.mean[...], self.var[...]).astype(x.dtype) * self.scale[...] + self.bias[...]
         count = (mask > 0).sum(dtype=_wide(x).dtype) * math.prod(x.shape[1:-1])
         y, mean, var = _normalise(x, mask > 0, jnp.maximum(count, 1), self.scale[...], self.bias[...])
         self._update_running(mean, var * (count / jnp.maximum(count - 1, 1)))
@@ -50,14 +50,8 @@ def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _rstd(var: jax.Array) -> jax.Array:
-    return jax.lax.rsqrt(var + EPSILON)
-
-
-def _apply(
-    wide: jax.Array, mean: jax.Array, rstd: jax.Array, scale: jax.Array, bias: jax.Array, dtype: Any
-) -> jax.Array:
-    return ((wide - mean) * rstd).astype(dtype) * scale + bias
+def _normal(x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+    return (_wide(x) - mean) * jax.lax.rsqrt(var + EPSILON)
 
 
 @jax.custom_vjp
@@ -78,7 +72,7 @@ def _normalise_forward(
     wide, real = _wide(x), real.reshape(-1, *[1] * len(axes))
     mean = jnp.where(real, wide, 0).sum(axis=axes) / count
     var = jnp.where(real, jnp.square(wide - mean), 0).sum(axis=axes) / count
-    y = _apply(wide, mean, _rstd(var), scale, bias, x.dtype)
+    y = _normal(x, mean, var).astype(x.dtype) * scale + bias
     return (y, mean, var), (x, real, count, scale, mean, var)
 
 
@@ -87,11 +81,10 @@ def _normalise_backward(saved: Any, gradient: Any) -> Any:
     # FNFM step on a CPU.
     x, real, count, scale, mean, var = saved
     by_y, axes = _wide(gradient[0]), tuple(range(x.ndim - 1))
-    rstd = _rstd(var)
-    normal = (_wide(x) - mean) * rstd
+    normal = _normal(x, mean, var)
     by_bias, by_scale = by_y.sum(axis=axes), (by_y * normal).sum(axis=axes)
     shared = jnp.where(real, (by_bias + normal * by_scale) / count, 0)
-    by_x = (by_y - shared) * (scale * rstd)
+    by_x = (by_y - shared) * (scale * jax.lax.rsqrt(var + EPSILON))
     return by_x.astype(x.dtype), None, None, by_scale.astype(scale.dtype), by_bias.astype(scale.dtype)
 
 
