@@ -52,7 +52,9 @@ class DataConfig:
     )
     readers: int = _key(16, "window: parts that the rows and every batch are cut into; hosts share them evenly", min=1)
     window_blocks: int = _key(16, "window: blocks of a reader that are in memory and shuffled at a time", min=1)
-    read_threads: int = _key(2, "threads that read and prepare batches", min=1)
+    read_threads: int = _key(
+        0, "threads that read and prepare batches; 0: one where there are one or two cores, else two", min=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)

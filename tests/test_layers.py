@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dist_fm import hashing
 from dist_fm.errors import UserError
 from dist_fm.layers.anova import anova_kernels
-from dist_fm.layers.attention import PairAttention
+from dist_fm.layers.attention import PairAttention, weighted_sum
 from dist_fm.layers.batch_norm import BatchNorm
 from dist_fm.layers.cin import CIN
 from dist_fm.layers.dense import FirstOrder, bias_init, weight_init
@@ -39,6 +39,7 @@ from dist_fm.layers.fm import (
 from dist_fm.layers.log_neurons import LogNeurons
 from dist_fm.layers.mlp import MLP
 from dist_fm.layers.self_attention import Heads, SelfAttention
+from dist_fm.layers.turned import turned, turned_in_memory
 
 FIELDS, FACTORS = 4, 3
 PAIRS = list(itertools.combinations(range(FIELDS), 2))
@@ -106,6 +107,39 @@ def test_pair_products(batch, fields):
     loop = np.array([[x[b, i] * x[b, j] for i, j in order] for b in range(batch)]).reshape(batch, -1, FACTORS)
     check(jax.jit(pair_products)(x), loop)
     check(jax.jit(lambda x: pair_products(x, axis=0))(x.swapaxes(0, 1)), loop.swapaxes(0, 1))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("fields", [1, 2, 3, 4, 5, 8, 9])
+def test_pair_products_gradient_is_that_of_each_product(fields, axis):
+    x = draw(fields, 6) if axis == 0 else draw(2, fields, 6)
+    i, j = pair_order(fields)
+    weights = draw(*np.moveaxis(x, axis, 0)[i].shape, seed=1)  # [P, ...]
+    apart = lambda x: (weights * jnp.moveaxis(x, axis, 0)[i] * jnp.moveaxis(x, axis, 0)[j]).sum()
+    ours = lambda x: (weights * jnp.moveaxis(pair_products(x, axis), axis, 0)).sum()
+    check(jax.jit(jax.grad(ours))(x), jax.grad(apart)(jnp.asarray(x)))
+
+
+def test_weighted_sum_has_the_gradients_of_its_formula():
+    weights, x, pull = draw(7, 3), draw(4, 7, 3, seed=1), draw(4, 3, seed=2)
+    gradients = lambda function: jax.jit(jax.grad(lambda *both: (pull * function(*both)).sum(), argnums=(0, 1)))
+    expected = gradients(lambda weights, x: jnp.einsum("pb,kpb->kb", weights, x))(weights, x)
+    for ours, other in zip(gradients(weighted_sum)(weights, x), expected, strict=True):
+        check(ours, other)
+
+
+@pytest.mark.parametrize("first", [0.5, np.nan, np.inf, -np.inf])
+def test_turned_arrays_are_turned_whatever_they_hold_and_their_gradients_too(first):
+    x, pull = draw(2, 3, 4), draw(4, 2, 3, seed=1)
+    x[0, 0, 0] = first
+    gradient = jax.jit(jax.value_and_grad(lambda x: (pull * turned(x, (2, 0, 1))).sum()))
+    with turned_in_memory(True):
+        compiled = gradient.lower(x).compile()
+    assert compiled.as_text().count(" conditional(") == 2  # there and back, or XLA has seen through it
+    value, by_x = compiled(x)
+    np.testing.assert_allclose(value, (pull * x.transpose(2, 0, 1)).sum(), rtol=1e-12)
+    check(by_x, pull.transpose(1, 2, 0))
+    assert "conditional" not in jax.jit(lambda x: turned(x, (2, 0, 1))).lower(x).compile().as_text()  # elsewhere
 
 
 @batches

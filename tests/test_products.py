@@ -5,13 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dist_fm.layers.products import in_bfloat16, matmul, sum_and_product
+from dist_fm.layers.products import PLAIN, dot_general, in_bfloat16, matmul, sum_and_product
 
 TALL, WIDE, SQUARE = (40, 8), (8, 40), (8, 8)
 
 
 def draw(shape, seed):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def product(x, w):
+    return dot_general(x, w, PLAIN)
 
 
 def value_and_gradients(product, x, w, weights, bf16=False):
@@ -32,7 +36,7 @@ def arguments(kernel):
 @pytest.mark.parametrize("bf16", [False, True])
 def test_gradients_are_those_of_the_plain_product(kernel, bf16):
     x, w, weights = arguments(kernel)
-    value, (by_x, by_w) = value_and_gradients(matmul, x, w, weights, bf16)(x, w)
+    value, (by_x, by_w) = value_and_gradients(product, x, w, weights, bf16)(x, w)
     near = {"rtol": 2e-2, "atol": 0.2} if bf16 else {"rtol": 1e-5, "atol": 1e-5}
     np.testing.assert_allclose(value, (x @ w * weights).sum(), **near)
     np.testing.assert_allclose(by_x, weights @ w.T, **near)
@@ -44,9 +48,17 @@ def test_gradients_are_those_of_the_plain_product(kernel, bf16):
 def test_a_tall_kernels_gradient_is_made_lying_down():
     """XLA's CPU backend makes [L, N] faster than [N, L], and takes a transpose into the product unless kept from it."""
     lying, standing = ("f32[8,40]{1,0} dot(", "f32[40,8]{0,1} dot("), "f32[40,8]{1,0} dot("
-    text = value_and_gradients(matmul, *arguments(TALL)).as_text()
+    text = value_and_gradients(product, *arguments(TALL)).as_text()
     assert any(dot in text for dot in lying) and standing not in text
     assert standing in value_and_gradients(jnp.matmul, *arguments(TALL)).as_text()  # else no way of our own is needed
+
+
+def test_the_gradient_of_few_long_rows_is_not_turned():
+    """A CIN's product, kernel @ products: the gradient of the products, [40, 8], is read row by row afterwards."""
+    few = np.ones((5, 40), np.float32), np.ones((40, 8), np.float32), np.ones((5, 8), np.float32)
+    standing = "f32[40,8]{1,0} dot("
+    assert standing in value_and_gradients(matmul, *few).as_text()
+    assert standing not in value_and_gradients(product, *few).as_text()  # as a kernel's
 
 
 def sum_and_product_apart(x, kernel):

@@ -1,5 +1,7 @@
 """Attention over pairs of fields."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +10,7 @@ from dist_fm.layers.dense import dense
 from dist_fm.layers.dropout import drop, keep_mask
 from dist_fm.layers.fm import pair_products
 from dist_fm.layers.products import matmul
+from dist_fm.layers.turned import turned
 
 
 class PairAttention(nnx.Module):
@@ -45,7 +48,7 @@ class PairAttention(nnx.Module):
         """
         batch, _, width = x.shape
         # Samples last: every operation is then over long, contiguous runs, and W a single matrix product.
-        products = pair_products(x.transpose(2, 1, 0), axis=1)
+        products = pair_products(turned(x, (2, 1, 0)), axis=1)
         hidden = matmul(self.hidden.kernel[...].T, products.reshape(width, -1))
         if self.hidden.bias is not None:
             hidden = hidden + self.hidden.bias[...][:, None]
@@ -58,7 +61,28 @@ class PairAttention(nnx.Module):
         else:
             scores = masked_softmax(scores, pair_products(filled.T, axis=0))
         scores = drop(scores, None if keep is None else keep.T, self.dropout)
-        return (scores * products).sum(axis=1).T
+        return weighted_sum(scores, products).T
+
+
+@jax.custom_vjp
+def weighted_sum(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """The sum over P of ``weights`` [P, B] times ``x`` [K, P, B]: [K, B]."""
+    return (weights * x).sum(axis=1)
+
+
+def _weighted_sum_forward(weights: jax.Array, x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return weighted_sum(weights, x), (weights, x)
+
+
+def _weighted_sum_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # The sum over K is written out, as in the CIN: XLA's CPU backend has a reduction over the outermost axis wait for
+    # memory.
+    weights, x = saved
+    by_weights = functools.reduce(jnp.add, [part * gradient[k] for k, part in enumerate(x)])
+    return by_weights, weights * gradient[:, None]
+
+
+weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:

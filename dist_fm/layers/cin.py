@@ -12,6 +12,7 @@ from dist_fm.layers.dense import bias_init, weight_init
 from dist_fm.layers.fm import pair_order, pair_products
 from dist_fm.layers.mlp import ACTIVATIONS
 from dist_fm.layers.products import matmul
+from dist_fm.layers.turned import turned
 
 
 @jax.custom_vjp
@@ -107,7 +108,7 @@ class CIN(nnx.Module):
         """Features of ``x``; the layers' ``weights`` come apart from ``self``, so that they can be differentiated."""
         batch, fields, width = x.shape
         # Fields first: each sample and factor is one column, and a layer is one product of two matrices.
-        x = x.transpose(1, 0, 2).reshape(fields, batch * width)
+        x = turned(x, (1, 0, 2)).reshape(fields, batch * width)
         maps, outputs = x, []
         for i, (kernel, bias) in enumerate(weights):
             if i == 0:

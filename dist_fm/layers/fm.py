@@ -1,5 +1,6 @@
 """Second-order interactions of a factorization machine."""
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -35,21 +36,52 @@ def half_square(total: jax.Array) -> jax.Array:
     return 0.5 * jnp.square(total).sum(axis=1)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def pair_products(x: jax.Array, axis: int = 1) -> jax.Array:
     """x_i * x_j for each pair of fields once: ``axis`` grows from F to P = F(F-1)/2, in the order of `pair_order`.
 
-    As products of x with itself turned by 1, 2, ... fields: a few long slices, whose gradients are slices too. A gather
-    with repeated indices would have a scatter-add with duplicates for its gradient.
+    As products of x with itself turned by 1, 2, ... fields: a few long slices. A gather with repeated indices would
+    have a scatter-add with duplicates for its gradient.
     """
+    if x.shape[axis] < 2:
+        return _part(x, 0, 0, axis)
+    doubled = jnp.concatenate([x, x], axis)
+    turned = [_part(x, 0, size, axis) * _part(doubled, turn, size, axis) for turn, size in _turns(x.shape[axis])]
+    return jnp.concatenate(turned, axis)
+
+
+def _pair_products_forward(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    return pair_products(x, axis), x
+
+
+def _pair_products_backward(axis: int, x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    # One loop that adds up all turns: JAX's own gradient pads each to twice the fields, and adds those.
     fields = x.shape[axis]
     doubled = jnp.concatenate([x, x], axis)
-    part = lambda first, size: jax.lax.slice_in_dim(doubled, first, first + size, axis=axis)
-    turned = [x * part(turn, fields) for turn in range(1, (fields + 1) // 2)]
-    if fields < 2:
-        return part(0, 0)
-    if fields % 2 == 0:
-        turned.append(part(0, fields // 2) * part(fields // 2, fields // 2))
-    return jnp.concatenate(turned, axis)
+    terms, start = [], 0
+    for turn, size in _turns(fields):
+        part = _part(gradient, start, size, axis)
+        first, second = part * _part(doubled, turn, size, axis), part * _part(x, 0, size, axis)
+        if size < fields:  # half a turn: the pairs' first fields are the first half of x, their second the second
+            terms.append(jnp.concatenate([first, second], axis))
+        else:
+            turned = [_part(second, fields - turn, turn, axis), _part(second, 0, fields - turn, axis)]
+            terms += [first, jnp.concatenate(turned, axis)]
+        start += size
+    return (functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(x),)
+
+
+pair_products.defvjp(_pair_products_forward, _pair_products_backward)
+
+
+def _turns(fields: int) -> list[tuple[int, int]]:
+    """By how many fields `pair_products` turns x, and how many of the products are new."""
+    turns = [(turn, fields) for turn in range(1, (fields + 1) // 2)]
+    return turns if fields % 2 else [*turns, (fields // 2, fields // 2)]
+
+
+def _part(x: jax.Array, start: int, size: int, axis: int) -> jax.Array:
+    return jax.lax.slice_in_dim(x, start, start + size, axis=axis)
 
 
 def pair_firsts(x: jax.Array, fields: int) -> jax.Array:

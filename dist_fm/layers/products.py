@@ -24,9 +24,12 @@ def in_bfloat16(enabled: bool) -> Iterator[None]:
         _bfloat16.reset(token)
 
 
+PLAIN = (((1,), (0,)), ((), ()))  # a [M, N] @ b [N, L]
+
+
 def dot_general(a: jax.Array, b: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
-    """`jax.lax.dot_general`, as the dense layers call it."""
-    if dimension_numbers == (((1,), (0,)), ((), ())) and b.shape[0] > b.shape[1] and not any(options.values()):
+    """`jax.lax.dot_general`, as the dense layers call it, of samples ``a`` and a kernel ``b``."""
+    if dimension_numbers == PLAIN and b.shape[0] > b.shape[1] and not any(options.values()):
         return _by_tall(a, b)
     return _dot_general(a, b, dimension_numbers, **options)
 
@@ -40,14 +43,14 @@ def _dot_general(a: jax.Array, b: jax.Array, dimension_numbers: Any, **options: 
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """``a`` [M, N] @ ``b`` [N, L]."""
-    return dot_general(a, b, (((1,), (0,)), ((), ())))
+    """``a`` [M, N] @ ``b`` [N, L], where samples lie along L, or the kernel ``b`` is not tall."""
+    return _dot_general(a, b, PLAIN)
 
 
 @jax.custom_vjp
 def _by_tall(a: jax.Array, b: jax.Array) -> jax.Array:
     """``a`` [M, N] @ ``b`` [N, L], where N is larger than L."""
-    return _dot_general(a, b, (((1,), (0,)), ((), ())))
+    return _dot_general(a, b, PLAIN)
 
 
 def _by_tall_forward(a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -76,7 +79,7 @@ def sum_and_product(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Arr
     What an FM and an MLP want of the same factors.
     """
     if _bfloat16.get():  # which would round the sum's gradient too
-        return x.sum(axis=1), matmul(x.reshape(x.shape[0], -1), kernel)
+        return x.sum(axis=1), dot_general(x.reshape(x.shape[0], -1), kernel, PLAIN)
     return _sum_and_product(x, kernel)
 
 

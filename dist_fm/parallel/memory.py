@@ -7,6 +7,9 @@ import os
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 KEPT, AT_ONCE, LARGEST = 512 << 20, 64 << 20, 256 << 20  # bytes: kept free; asked for at a time; of a kept array
 
+# XLA asks for all of a step's temporary arrays as one block, but glibc keeps none above 64 MiB: several smaller ones.
+CPU_COMPILER_OPTIONS = {"xla_multiheap_size_constraint_per_heap": 48 << 20}
+
 
 def keep_freed_memory() -> bool:
     """Asks glibc's malloc to reuse arrays of up to 256 MiB and to keep up to 512 MiB free; whether it took it.
@@ -21,7 +24,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    # Not M_ARENA_MAX = 1, which would also keep blocks above 64 MiB (FNFM's step at Criteo size: 105 ms, then 67):
-    # XLA's threads then wait for each other in malloc, and DeepFM's step takes 10 to 40 % longer.
+    # Not M_ARENA_MAX = 1, which would also keep single arrays above 64 MiB: XLA's threads then wait for each other in
+    # malloc, and DeepFM's step takes 10 to 40 % longer.
     settings = {_M_MMAP_THRESHOLD: LARGEST, _M_TRIM_THRESHOLD: KEPT, _M_TOP_PAD: AT_ONCE}
     return all([mallopt(name, value) == 1 for name, value in settings.items()])

@@ -24,10 +24,12 @@ from dist_fm.data.pipeline import Batch, Unsized, place
 from dist_fm.data.records import HostBatch
 from dist_fm.data.schema import Schema
 from dist_fm.layers.products import in_bfloat16
+from dist_fm.layers.turned import turned_in_memory
 from dist_fm.metrics.loss import sample_loss
 from dist_fm.models import get_model
 from dist_fm.models.base import Batch as ModelBatch
 from dist_fm.models.base import Rows
+from dist_fm.parallel.memory import CPU_COMPILER_OPTIONS
 from dist_fm.tables.lookup import Lookup
 from dist_fm.tables.rounding import stochastic_round
 from dist_fm.tables.rules import Slots
@@ -70,7 +72,12 @@ class Engine:
         self.shardings = self._shardings()
         everywhere = NamedSharding(mesh, P())
         self.init = jax.jit(self._init, out_shardings=self.shardings)
-        self.train_step = jax.jit(self._train_step, donate_argnums=0, out_shardings=(self.shardings, everywhere))
+        self.train_step = jax.jit(
+            self._train_step,
+            donate_argnums=0,
+            out_shardings=(self.shardings, everywhere),
+            compiler_options=CPU_COMPILER_OPTIONS if self.lookup.is_cpu else None,
+        )
         self._compiled = self.train_step
         self.eval_step = jax.jit(self._eval_step, out_shardings=everywhere)
 
@@ -225,7 +232,7 @@ class Engine:
         ids, batch = self._touched(batch)
         rows = self.lookup.read(state.table, ids).astype(self.dtype)
         trained = {"table": rows, "network": state.params}
-        with in_bfloat16(self.config.train.bf16):
+        with in_bfloat16(self.config.train.bf16), turned_in_memory(self.lookup.is_cpu):
             (loss, stats), gradient = jax.value_and_grad(self._loss, has_aux=True)(trained, state, batch, key)
         ids, rows, gradient["table"] = self.lookup.merge(ids, rows, gradient["table"])
 
@@ -286,6 +293,6 @@ class Engine:
     def _eval_step(self, state: TrainState, batch: Batch) -> Scored:
         ids, samples = self._touched(batch)
         rows = self.lookup.read(state.table, ids).astype(self.dtype)
-        with in_bfloat16(self.config.train.bf16):
+        with in_bfloat16(self.config.train.bf16), turned_in_memory(self.lookup.is_cpu):
             logits = self._logits(rows, state.params, state.stats, samples, None)[0]
         return Scored(logits, batch.labels, batch.weights, batch.mask)

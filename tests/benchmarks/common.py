@@ -25,6 +25,7 @@ from load import OtherLoad, are_whole, available_cores, cores_together, wait_for
 from dist_fm.errors import nearest
 from dist_fm.models import ALIASES, MODELS
 from dist_fm.parallel.mesh import nvidia_gpus
+from dist_fm.training.feed import READ_THREADS
 
 HERE = pathlib.Path(__file__).parent
 Record = dict[str, Any]
@@ -71,7 +72,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     add("--platform", choices=("auto", "cpu", "gpu"), default="auto")
     add("--dtype", help="tables.dtype, float32 or bfloat16")
     add("--network", choices=("full", "plain"), help="full: BatchNorm, dropout and L2 as torchfm; plain: none of them")
-    add("--read_threads", type=positive, default=2, help="threads that make unique ids ahead of the step")
+    add("--read_threads", type=positive, default=READ_THREADS, help="threads that make unique ids ahead of the step")
     add("--set", action="append", metavar="SECTION.KEY=VALUE", help="any other key of the configuration; repeatable")
     return parser
 
