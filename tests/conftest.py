@@ -54,6 +54,12 @@ def shared() -> pathlib.Path:
     return SHARED
 
 
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
 def make_schema(sizes=(40, 30, 9), roles=("user", "item", None), rule="binary", name="made") -> Schema:
     """Single-valued categorical fields of ``sizes`` rows."""
     offsets = np.cumsum([0, *sizes[:-1]])

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 IS_GLIBC = platform.libc_ver()[0] == "glibc"
+IMPORTS = "from dist_fm.parallel.memory import CPU_COMPILER_OPTIONS, keep_freed_memory\n"
 # A thread, as XLA's and the loader's: page faults of taking and freeing 30 MB, 20 times, after a first time.
 SCRIPT = """
 import resource, threading
 import numpy as np
-from dist_fm.parallel.memory import keep_freed_memory
 
 print(keep_freed_memory())
 def work():
@@ -26,7 +26,6 @@ thread.start()
 thread.join()
 """
 
-IMPORTS = "from dist_fm.parallel.memory import CPU_COMPILER_OPTIONS, keep_freed_memory\n"
 # Page faults of ten runs of a program with six arrays of 16 MiB at a time, after twice as many.
 STEPS = """
 import resource
@@ -47,14 +46,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
 """
 
 
+def said(script, **environment):
+    """What ``script`` prints where the user has no settings of malloc's but ``environment``."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | environment
+    script = IMPORTS + script
+    return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.skipif(not IS_GLIBC, reason="about glibc's malloc")
 def test_a_steps_temporary_arrays_are_reused_though_together_they_are_more_than_glibc_keeps():
-    faults = {}
-    for options in ("CPU_COMPILER_OPTIONS", "None"):
-        script = f"options = {options}" + STEPS
-        env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-        said = subprocess.run([sys.executable, "-c", IMPORTS + script], env=env, capture_output=True, text=True)
-        faults[options] = int(said.stdout)
+    faults = {options: int(said(f"options = {options}\n{STEPS}")) for options in ("CPU_COMPILER_OPTIONS", "None")}
     # Ten runs take 245,760 pages: now and then another thread of XLA's still takes some for the first time.
     assert 10 * faults["CPU_COMPILER_OPTIONS"] < faults["None"], faults
 
@@ -62,11 +63,8 @@ def test_a_steps_temporary_arrays_are_reused_though_together_they_are_more_than_
 def test_freed_arrays_are_reused_without_page_faults():
     faults = {}
     for own in (True, False):
-        env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-        if not own:
-            env["MALLOC_TRIM_THRESHOLD_"] = "131072"  # a setting of the user's own is left alone
-        said = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=True)
-        taken, count = said.stdout.split()
+        # A setting of the user's own is left alone.
+        taken, count = said(SCRIPT, **({} if own else {"MALLOC_TRIM_THRESHOLD_": "131072"})).split()
         assert taken == str(own and IS_GLIBC)
         faults[own] = int(count)
     if IS_GLIBC:

@@ -1,30 +1,24 @@
 """Products of matrices, in float32 or, where a run asks for it, of bfloat16 numbers added up in float32."""
 
 import contextlib
-import contextvars
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-_bfloat16 = contextvars.ContextVar("bfloat16", default=False)
+from dist_fm.layers.switch import Switch
+
+PLAIN = (((1,), (0,)), ((), ()))  # a [M, N] @ b [N, L]
+
+_bfloat16 = Switch("bfloat16")
 
 
-@contextlib.contextmanager
-def in_bfloat16(enabled: bool) -> Iterator[None]:
+def in_bfloat16(enabled: bool) -> contextlib.AbstractContextManager[None]:
     """What is traced inside rounds both factors of every product of matrices to bfloat16, when ``enabled``.
 
     Gradients are products too: trace them inside as well.
     """
-    token = _bfloat16.set(enabled)
-    try:
-        yield
-    finally:
-        _bfloat16.reset(token)
-
-
-PLAIN = (((1,), (0,)), ((), ()))  # a [M, N] @ b [N, L]
+    return _bfloat16.set(enabled)
 
 
 def dot_general(a: jax.Array, b: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
@@ -35,7 +29,7 @@ def dot_general(a: jax.Array, b: jax.Array, dimension_numbers: Any, **options: A
 
 
 def _dot_general(a: jax.Array, b: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
-    if not _bfloat16.get():
+    if not _bfloat16:
         return jax.lax.dot_general(a, b, dimension_numbers, **options)
     # XLA's CPU backend ignores a precision of bfloat16 asked for by an algorithm's name: the factors are cast instead.
     options["preferred_element_type"] = jnp.float32
@@ -78,7 +72,7 @@ def sum_and_product(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Arr
 
     What an FM and an MLP want of the same factors.
     """
-    if _bfloat16.get():  # which would round the sum's gradient too
+    if _bfloat16:  # which would round the sum's gradient too
         return x.sum(axis=1), dot_general(x.reshape(x.shape[0], -1), kernel, PLAIN)
     return _sum_and_product(x, kernel)
 

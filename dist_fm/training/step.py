@@ -4,10 +4,11 @@ A step gathers the batch's unique table rows, spreads them to samples, asks the 
 the loss with respect to the unique rows and the network. The same functions run on one device and on many.
 """
 
+import contextlib
 import copy
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -232,7 +233,7 @@ class Engine:
         ids, batch = self._touched(batch)
         rows = self.lookup.read(state.table, ids).astype(self.dtype)
         trained = {"table": rows, "network": state.params}
-        with in_bfloat16(self.config.train.bf16), turned_in_memory(self.lookup.is_cpu):
+        with self._traced():
             (loss, stats), gradient = jax.value_and_grad(self._loss, has_aux=True)(trained, state, batch, key)
         ids, rows, gradient["table"] = self.lookup.merge(ids, rows, gradient["table"])
 
@@ -290,9 +291,15 @@ class Engine:
             return gradient
         return jax.tree.map(lambda g: g * jnp.minimum(1, limit / norm).astype(g.dtype), gradient)
 
+    @contextlib.contextmanager
+    def _traced(self) -> Iterator[None]:
+        """What of the model, and of its gradient, is traced inside is as the run and its devices want it."""
+        with in_bfloat16(self.config.train.bf16), turned_in_memory(self.lookup.is_cpu):
+            yield
+
     def _eval_step(self, state: TrainState, batch: Batch) -> Scored:
         ids, samples = self._touched(batch)
         rows = self.lookup.read(state.table, ids).astype(self.dtype)
-        with in_bfloat16(self.config.train.bf16), turned_in_memory(self.lookup.is_cpu):
+        with self._traced():
             logits = self._logits(rows, state.params, state.stats, samples, None)[0]
         return Scored(logits, batch.labels, batch.weights, batch.mask)
