@@ -29,8 +29,9 @@ class Rows(Protocol):
         In the function ``rows[name]`` is [b, F, width], b samples of the batch; ``network`` is what it needs of the
         model (layers, weights), ``samples`` arrays [b, ...] cut from [B, ...], such as dropout's masks. It must treat
         each sample by itself and close over no array. Returns its outputs, [B, ...]. ``floats``: numbers it makes for
-        one sample at a time, where these are more than its rows. ``per_row`` turns the columns of an input,
-        [..., width] each, into those that the function gets; where inputs are table rows, once for each such row.
+        one sample at a time, where these are more than its rows. ``per_row`` makes the columns that the function gets,
+        of the same names and widths, of an input's, [..., width] each; where inputs are table rows, once a row, by the
+        device that owns it.
         """
         ...
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from dist_fm.tables.duplicates import sum_duplicates
-from dist_fm.tables.per_sample import map_samples, slice_size
+from dist_fm.tables.per_sample import inputs_are_rows, map_samples, of_each_row, slice_size
 from dist_fm.tables.spec import PerRow, PerSample, TableSpec
 from dist_fm.tables.unique import Found, UniqueLayout, fill_unique, find_unique
 
@@ -167,8 +167,11 @@ class LookedUp:
         """
         lookup, split = self.lookup, P((HOST, DEVICE))
         slots = self.inverse.shape[1]
+        by_row = per_row is not dict and inputs_are_rows(self.values, self.slot_inputs)
 
         def local(owned: jax.Array, network: Any, inverse: jax.Array, values: jax.Array | None, samples: Any) -> Any:
+            if by_row:  # by the rows' owners, each its part, before they travel
+                owned = of_each_row(per_row, owned, lookup.spec.layout)
             floats_each = max(floats, slots * lookup.spec.layout.width)
             return map_samples(
                 function,
@@ -181,7 +184,7 @@ class LookedUp:
                 layout=lookup.spec.layout,
                 size=slice_size(len(inverse), floats_each) if lookup.is_cpu else len(inverse),
                 sort=lookup.sorts,
-                per_row=per_row,
+                per_input=dict if by_row else per_row,
             )
 
         if lookup.mesh.size == 1:  # XLA would keep the sums over one device, and copy for them

@@ -13,7 +13,7 @@ import numpy as np
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
-# function(rows by column name, each [..., width]) -> columns of the same rows
+# function(rows by column name, each [..., width]) -> columns of the same rows, names and widths
 PerRow = Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]]
 # function(rows by column name, each [b, F, width]; the network; arrays by sample) -> arrays with b in front
 PerSample = Callable[[Mapping[str, jax.Array], Any, Any], Any]
