@@ -30,8 +30,8 @@ class Rows(Protocol):
         model (layers, weights), ``samples`` arrays [b, ...] cut from [B, ...], such as dropout's masks. It must treat
         each sample by itself and close over no array. Returns its outputs, [B, ...]. ``floats``: numbers it makes for
         one sample at a time, where these are more than its rows. ``per_row`` makes the columns that the function gets,
-        of the same names and widths, of an input's, [..., width] each; where inputs are table rows, once a row, by the
-        device that owns it.
+        of the same names and widths, of an input's, [..., width] each; where inputs are table rows, once for each such
+        row, of a sharded table by the device that owns it.
         """
         ...
 

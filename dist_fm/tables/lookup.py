@@ -167,10 +167,12 @@ class LookedUp:
         """
         lookup, split = self.lookup, P((HOST, DEVICE))
         slots = self.inverse.shape[1]
-        by_row = per_row is not dict and inputs_are_rows(self.values, self.slot_inputs)
+        # Rows that travel are made so before, by their owners, each its part. Others once they are cut into columns:
+        # to join these again costs more than it saves.
+        by_owner = lookup.sharded and per_row is not dict and inputs_are_rows(self.values, self.slot_inputs)
 
         def local(owned: jax.Array, network: Any, inverse: jax.Array, values: jax.Array | None, samples: Any) -> Any:
-            if by_row:  # by the rows' owners, each its part, before they travel
+            if by_owner:
                 owned = of_each_row(per_row, owned, lookup.spec.layout)
             floats_each = max(floats, slots * lookup.spec.layout.width)
             return map_samples(
@@ -184,7 +186,7 @@ class LookedUp:
                 layout=lookup.spec.layout,
                 size=slice_size(len(inverse), floats_each) if lookup.is_cpu else len(inverse),
                 sort=lookup.sorts,
-                per_input=dict if by_row else per_row,
+                per_row=dict if by_owner else per_row,
             )
 
         if lookup.mesh.size == 1:  # XLA would keep the sums over one device, and copy for them

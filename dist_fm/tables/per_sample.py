@@ -41,21 +41,22 @@ def map_samples(
     layout: RowLayout,
     size: int,
     sort: bool,
-    per_input: PerRow,
+    per_row: PerRow,
 ) -> Any:
     """``function`` of the inputs of each sample: for each, the sum over its slots of value x row.
 
     ``unique`` [U, W]; ``inverse`` and ``values`` [b, S]; ``samples`` pytree of [b, ...], not differentiated; ``size``
     samples at a time. ``sort`` says that duplicates' gradients are summed by sorting (`take_rows`), as GPUs need it.
-    ``per_input`` comes before the function, for each input.
+    ``per_row`` comes before the function: for each unique row where a sample's inputs are such rows, else each input.
     """
+    of_row, of_input = (per_row, dict) if inputs_are_rows(values, slot_inputs) else (dict, per_row)
 
     def of_rows(rows: Columns, network: Any, values: jax.Array | None, samples: Any) -> Any:
-        return function(per_input(pooled(rows, values, slot_inputs)), network, samples)
+        return function(of_input(pooled(rows, values, slot_inputs)), network, samples)
 
     if sort:
-        return of_rows(_columns(take_rows(unique, inverse, True), layout), network, values, samples)
-    columns = _columns(unique, layout)
+        return of_rows(of_row(_columns(take_rows(unique, inverse, True), layout)), network, values, samples)
+    columns = of_row(_columns(unique, layout))
     # Each column is spread by itself: cutting the columns out of the unique rows is cheap, out of all samples' is not.
     if size >= len(inverse):
         few = inverse.size * unique.shape[1] <= SLICE_FLOATS
@@ -96,15 +97,15 @@ def map_samples(
     return sliced(columns, network, (inverse, values, samples))
 
 
-def of_each_row(per_row: PerRow, rows: jax.Array, layout: RowLayout) -> jax.Array:
-    """Physical rows [N, W] with their columns as ``per_row`` makes them, of the same widths."""
-    columns = per_row(_columns(rows, layout))
-    return jnp.concatenate([columns[name] for name in layout.slices], axis=1)
-
-
 def inputs_are_rows(values: jax.Array | None, slot_inputs: np.ndarray) -> bool:
     """Whether each of a model's inputs is one row of the table as it is: neither pooled nor times a value."""
     return values is None and len(np.unique(slot_inputs)) == len(slot_inputs)
+
+
+def of_each_row(per_row: PerRow, rows: jax.Array, layout: RowLayout) -> jax.Array:
+    """Physical rows [N, W] with their columns as ``per_row`` makes them."""
+    columns = per_row(_columns(rows, layout))
+    return jnp.concatenate([columns[name] for name in layout.slices], axis=1)
 
 
 def pooled(rows: Columns, values: jax.Array | None, slot_inputs: np.ndarray) -> Columns:
