@@ -17,7 +17,6 @@ from dist_fm.data.store import BlockStore
 from dist_fm.data.windows import RowStore
 from dist_fm.errors import UserError
 from dist_fm.parallel.hosts import first_decides, must_be_alike, say
-from dist_fm.parallel.huge_pages import in_huge_pages
 from dist_fm.parallel.mesh import describe
 from dist_fm.parallel.watchdog import Watchdog
 from dist_fm.run_dir import RunDir
@@ -81,8 +80,6 @@ def _train(config: Config, requests: Requests, listeners: Sequence[Listener], at
     checkpoints = Checkpoints(run.path, config.run.keep_checkpoint_max)
     try:
         state, progress = _first_state(config, engine, run, checkpoints, begin["goes_on"])
-        if moved := in_huge_pages(state):
-            say(f"{moved / 2**30:.1f} GiB of table and optimizer state are in huge pages")
         with contextlib.ExitStack() as open_hooks:
             hooks = make_hooks(config.run, run, progress, engine.lr, int(state.step), steps, span, listeners)
             for hook in hooks:

@@ -26,7 +26,6 @@ from work import HostBatches, make_engine, make_schema, read_ahead
 
 from dist_fm.data.pipeline import Batch, placed
 from dist_fm.errors import UserError
-from dist_fm.parallel.huge_pages import in_huge_pages
 from dist_fm.parallel.mesh import describe
 from dist_fm.training.in_flight import bounded
 from dist_fm.training.step import Engine
@@ -62,8 +61,7 @@ class Training:
     """A state that is trained step by step; ``largest`` is the batch with the most unique rows."""
 
     def __init__(self, engine: Engine):
-        self.engine, self.state = engine, engine.init()
-        in_huge_pages(self.state)  # as in training
+        self.engine, self.state = engine, jax.block_until_ready(engine.init())
 
     def compile(self, prepared: Iterable[Batch]) -> None:
         """Compiles a step for every shape among ``prepared`` batches, and runs each of them twice."""
