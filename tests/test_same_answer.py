@@ -168,12 +168,20 @@ def test_a_run_twice_gives_the_same_bits():
     assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-@pytest.mark.parametrize("mesh, placement", [ONE, HOSTS[0], pytest.param(*HOSTS[1], marks=pytest.mark.slow)])
-def test_duplicates_summed_by_sorting_give_the_same_step(mesh, placement):
+@pytest.mark.parametrize(
+    "model, mesh, placement",
+    [
+        ("fm", *ONE),
+        ("fm", *HOSTS[0]),
+        pytest.param("fm", *HOSTS[1], marks=pytest.mark.slow),
+        ("deepfm", *FAST[0]),  # whose squares are made by the rows' owners
+    ],
+)
+def test_duplicates_summed_by_sorting_give_the_same_step(model, mesh, placement):
     """The way of GPUs, taken here on the CPU."""
     with jax.enable_x64(True):
-        start, losses, _ = on_one_device("fm", "adam")
-        engine = engine_on(mesh, placement, "fm", "adam")
+        start, losses, _ = on_one_device(model, "adam")
+        engine = engine_on(mesh, placement, model, "adam")
         engine.lookup.sorts = True
         found_losses, found, _ = train(engine, start, range(40))
     np.testing.assert_allclose(found_losses, losses[:40], rtol=1e-9)
