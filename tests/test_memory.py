@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from statistics import median
 
 import pytest
 
@@ -26,7 +27,7 @@ thread.start()
 thread.join()
 """
 
-# Page faults of ten runs of a program with six arrays of 16 MiB at a time, after twice as many.
+# Page faults of each of 41 runs of a program with six arrays of 16 MiB at a time.
 STEPS = """
 import resource
 import jax, jax.numpy as jnp
@@ -36,13 +37,11 @@ def step(x):
     parts = [x @ jnp.full((4, 4), i) for i in range(6)]
     return sum((a.T @ b)[0, 0] for a, b in zip(parts, reversed(parts)))
 
-run, x = jax.jit(step, compiler_options=options), jnp.ones((1 << 20, 4))
-for _ in range(20):  # a few, as XLA's threads keep memory of their own
+run, x = jax.jit(step, compiler_options=CPU_COMPILER_OPTIONS), jnp.ones((1 << 20, 4))
+for _ in range(41):
+    first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     run(x).block_until_ready()
-first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    run(x).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
 """
 
 
@@ -55,9 +54,10 @@ def said(script, **environment):
 
 @pytest.mark.skipif(not IS_GLIBC, reason="about glibc's malloc")
 def test_a_steps_temporary_arrays_are_reused_though_together_they_are_more_than_glibc_keeps():
-    faults = {options: int(said(f"options = {options}\n{STEPS}")) for options in ("CPU_COMPILER_OPTIONS", "None")}
-    # Ten runs take 245,760 pages: now and then another thread of XLA's still takes some for the first time.
-    assert 10 * faults["CPU_COMPILER_OPTIONS"] < faults["None"], faults
+    faults = [int(count) for count in said(STEPS).split()]
+    # In one block they are 24,576 pages of nearly every run. Each of XLA's threads takes its own for the first time,
+    # some of them late where the machine is busy: the median, not the sum, tells whether they are kept.
+    assert median(faults) < 1_000, faults
 
 
 def test_freed_arrays_are_reused_without_page_faults():
