@@ -63,7 +63,7 @@ class TablesConfig:
         "auto",
         *("auto", "dense", "sparse"),
         help="dense: optax passes over the whole table at every step; sparse: only rows in the batch are updated; "
-        "auto: dense while table and optimizer slots are under 256 MB",
+        "auto: dense while table and optimizer slots are under 256 MB, unless a setting below needs sparse",
     )
     placement: str = _choice(
         "auto",

@@ -1,5 +1,7 @@
 """Where the table lies and how its rows are stored: what is chosen, what is refused, and what bfloat16 changes."""
 
+import tomllib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from dist_fm.errors import UserError
 from dist_fm.training import placement
 from dist_fm.training.placement import choose_update
 from dist_fm.training.session import train
+from dist_fm.training.step import Engine
 
 LARGE = make_schema((400, 300, 90))
 
@@ -28,22 +31,130 @@ def test_small_tables_are_replicated_and_large_ones_sharded(monkeypatch):
     [
         (1, {"placement": "sharded"}, ["--tables.placement=sharded", "there is one", "replicated"]),
         (2, {"unique": "device"}, ["--tables.unique=device", "there are 2", "--tables.unique=host"]),
-        (4, {"placement": "replicated"}, ["cannot fit", "GiB", "--tables.placement=sharded", "rowwise_adagrad"]),
-        (1, {"update": "sparse", "optimizer": "adam"}, ["cannot fit", "rowwise_adagrad", "bfloat16"]),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_way_out(monkeypatch, devices, sections, words):
-    monkeypatch.setattr(placement, "memory_per_device", lambda mesh: 500_000)
+def test_what_cannot_be_is_refused_with_a_way_out(devices, sections, words):
     with pytest.raises(UserError) as error:
         make_engine("fm", devices, sections={"tables": sections})
     for word in words:
         assert word in str(error.value)
 
 
+FM_ROWS = 5_040 * 17 * 4  # bytes of the table of the tests' schema; Adam's slots are twice as many
+
+
+@pytest.mark.parametrize(
+    "free, devices, tables, told, ways",
+    [
+        (
+            *(500_000, 4, {"placement": "replicated"}, "need 0.98 MiB (0.98 MiB a device), a device has 0.48 MiB"),
+            ["--tables.placement=sharded", "--tables.update=sparse --tables.optimizer=rowwise_adagrad"],
+        ),
+        (
+            *(500_000, 1, {"update": "sparse"}, "5,040 rows x 17 numbers"),
+            ["3 hosts with --tables.placement=sharded", "--tables.optimizer=rowwise_adagrad"],
+        ),
+        (
+            *(900_000, 1, {"update": "sparse"}, "a device has 0.86 MiB"),
+            [
+                *("2 hosts with --tables.placement=sharded", "--tables.optimizer=rowwise_adagrad"),
+                "--tables.dtype=bfloat16",
+            ],
+        ),
+        (
+            *(300_000, 1, {"update": "sparse"}, "a device has 0.29 MiB"),
+            [
+                "4 hosts with --tables.placement=sharded",
+                "--tables.optimizer=rowwise_adagrad --tables.dtype=bfloat16",
+            ],
+        ),
+        (
+            *(100_000, 4, {"update": "sparse", "placement": "sharded"}, "(0.25 MiB a device)"),
+            ["3 hosts with --tables.placement=sharded", "--tables.optimizer=rowwise_adagrad"],
+        ),
+        (1_000, 1, {}, "a device has 0.00 MiB", ["1260 hosts with --tables.placement=sharded"]),
+    ],
+)
+def test_a_table_that_cannot_fit_is_told_what_would_make_it_fit(monkeypatch, free, devices, tables, told, ways):
+    """And nothing that would not."""
+    monkeypatch.setattr(placement, "memory_per_device", lambda mesh: free)
+    with pytest.raises(UserError) as error:
+        make_engine("fm", devices, sections={"tables": tables})
+    before, _, named = str(error.value).partition("what would help: ")
+    assert told in before
+    assert named.split("; ") == [*ways, "a smaller --embed_dim, or a larger --min_count when the data is built"]
+
+
+def test_optimizers_without_slots_need_the_tables_bytes_alone(monkeypatch):
+    monkeypatch.setattr(placement, "memory_per_device", lambda mesh: FM_ROWS + 100)
+    for update in ("dense", "sparse"):
+        make_engine("fm", 1, sections={"tables": {"update": update}, "optimizer": {"name": "sgd"}})
+        with pytest.raises(UserError, match="cannot fit"):
+            make_engine("fm", 1, sections={"tables": {"update": update}, "optimizer": {"name": "adagrad"}})
+
+
+def test_devices_that_do_not_divide_the_rows_are_told_which_do(monkeypatch):
+    monkeypatch.setattr("dist_fm.tables.spec.FINE", 16)
+    with pytest.raises(UserError, match="--devices=3 does not divide the table's 80 rows .* take 2, 4, 5, 8, 10,"):
+        make_engine("fm", 3, sections={"tables": {"placement": "sharded"}})
+
+
+def test_rows_beyond_32_bits_are_refused():
+    with pytest.raises(UserError, match="2,147,000,000 table rows; 32 bits count 2,130,706,432"):
+        make_engine("fm", 1, make_schema((2_147_000_000 - 39, 30, 9)))
+
+
+@pytest.mark.parametrize(
+    "below, sections, update",
+    [
+        (3 * FM_ROWS + 100, {}, "dense"),
+        (3 * FM_ROWS, {}, "sparse"),
+        (FM_ROWS + 100, {"optimizer": {"name": "sgd"}}, "dense"),
+        (FM_ROWS + 100, {"optimizer": {"name": "adagrad"}}, "sparse"),
+        (3 * FM_ROWS + 100, {"tables": {"optimizer": "ftrl"}}, "sparse"),
+        (3 * FM_ROWS + 100, {"tables": {"columns": ["linear=ftrl"]}}, "sparse"),
+        (3 * FM_ROWS + 100, {"tables": {"dtype": "bfloat16"}}, "sparse"),
+    ],
+)
+def test_updates_are_dense_while_table_and_slots_are_small(monkeypatch, below, sections, update):
+    assert placement.DENSE_BELOW == 256 << 20
+    monkeypatch.setattr(placement, "DENSE_BELOW", below)
+    assert choose_update(make_config("fm", sections=sections), make_schema()) == update
+
+
+def test_the_choice_of_updates_is_told_and_kept_by_the_run(monkeypatch, tmp_path, capsys):
+    data = write_data_set(tmp_path / "data", make_schema())
+    told, stored = [], []
+    # The second goes on with the first, though a new run would by then have chosen otherwise, as the third does.
+    for output, epochs, below in (("run", 1, 256 << 20), ("run", 2, 0), ("new", 1, 0)):
+        monkeypatch.setattr(placement, "DENSE_BELOW", below)
+        result = train(make_config("fm", data, {"run": {"output_dir": str(tmp_path / output)}}, epochs=epochs))
+        told.append(capsys.readouterr().out.partition("tables: ")[2].partition(",")[0])
+        (file,) = (tmp_path / output).rglob("config.toml")
+        stored.append(tomllib.loads(file.read_text())["tables"]["update"])
+        assert result["steps"] == epochs
+    assert told == stored == ["dense", "dense", "sparse"]
+
+
+def test_a_run_says_how_many_steps_it_compiled(monkeypatch, tmp_path):
+    """One a size of unique rows."""
+    schema = make_schema((120, 100, 9))
+    data = write_data_set(tmp_path / "data", schema)
+    sizes, place = [], Engine.place
+
+    def placed(engine, batch):
+        sizes.append((batch.labels.size, batch.unique.size))
+        return place(engine, batch)
+
+    monkeypatch.setattr(Engine, "place", placed)
+    sections = {"tables": {"update": "sparse"}, "run": {"output_dir": str(tmp_path / "run"), "quiet": True}}
+    result = train(make_config("fm", data, sections, batch_size=64, epochs=3, eval_batch_size=150))
+    trained = [unique for samples, unique in sizes if samples == 64]
+    assert len(trained) == 3 * 15
+    assert result["compiled_steps"] == len(set(trained)) == 2
+
+
 def test_bfloat16_rows_are_updated_sparsely_and_keep_float32_slots():
-    assert choose_update(make_config(sections={"tables": {"dtype": "bfloat16"}}), LARGE) == "sparse"
-    with pytest.raises(UserError, match="tables.update=sparse"):
-        make_engine("fm", 1, sections={"tables": {"dtype": "bfloat16", "update": "dense"}})
     ends = []
     for devices, where in ((1, "replicated"), (4, "sharded"), (4, "sharded")):
         tables = {"dtype": "bfloat16", "update": "sparse", "optimizer": "adam", "placement": where}

@@ -11,7 +11,7 @@ from dist_fm.data.schema import EMPTY, Field, Label, Schema
 from dist_fm.errors import UserError
 from dist_fm.tables.rules import FTRL, ROW_OPTIMIZERS
 
-LR, STEPS, BOUND = 0.05, 6, 0.02
+LR, L2, STEPS, BOUND = 0.05, 0.01, 6, 0.02
 
 
 def sgd(w, g, s, t):
@@ -61,14 +61,18 @@ def bounded_sgd(w, g, s, t):
     return new * min(1, BOUND / max(np.sqrt(np.sum(new * new)), 1e-30))
 
 
-def ftrl(w, g, s, t):
+def ftrl(w, g, s, t, l1=0.0, l2=0.0, beta=1.0):
     new, old = np.empty_like(w), s.get("n", np.zeros_like(w))
     s["n"] = old + g * g
     s["z"] = s.get("z", np.zeros_like(w)) + g - (np.sqrt(s["n"]) - np.sqrt(old)) / LR * w
     for i, z in enumerate(s["z"]):
-        denominator = (1.0 + np.sqrt(s["n"][i])) / LR
-        new[i] = 0.0 if abs(z) <= 0 else -z / denominator
+        denominator = (beta + np.sqrt(s["n"][i])) / LR + l2
+        new[i] = 0.0 if abs(z) <= l1 else -(z - np.sign(z) * l1) / denominator
     return new
+
+
+def regular_ftrl(w, g, s, t):
+    return ftrl(w, g, s, t, l1=0.005, l2=2.0, beta=0.5)
 
 
 REFERENCES = {
@@ -81,16 +85,17 @@ REFERENCES = {
     "adam_async:eps=1e-3": adam_async,
     "adam_async:apply_sparse_rmsprop=1:b2=0.9:eps=1e-4": adam_async_rmsprop,
     "ftrl": ftrl,
+    "ftrl:l1=0.005:l2=2:beta=0.5": regular_ftrl,
 }
 
 
-def engine_for(rule, devices=1, model="fm", **optimizer):
+def engine_for(rule, model="fm", columns=(), **optimizer):
     network = rule if rule in ("sgd", "adagrad", "adam") else "sgd"
     sections = {
-        "tables": {"update": "sparse", "optimizer": rule},
+        "tables": {"update": "sparse", "optimizer": rule, "columns": [*columns]},
         "optimizer": {"name": network, "lr": LR, **optimizer},
     }
-    return make_engine(model, devices, sections=sections)
+    return make_engine(model, sections=sections)
 
 
 def put(engine, batch):
@@ -104,22 +109,45 @@ def test_every_rule_has_a_reference():
 @pytest.mark.parametrize("rule", REFERENCES)
 def test_touched_rows_follow_the_rule_and_others_stay(rule):
     """Duplicates included: rows occur many times in a batch of 64, and their gradients are summed before the rule."""
-    l2 = 0.01
-    engine = engine_for(rule, l2_embedding=l2)
+    follows(engine_for(rule, l2_embedding=L2), dict.fromkeys(("linear", "factors"), REFERENCES[rule]))
+
+
+def test_columns_follow_rules_of_their_own():
+    """As Wide & Deep's paper trains it: the first-order column by FTRL with L1, the factors by Adagrad."""
+    ftrl_with_l1 = "ftrl:l1=0.005:l2=2:beta=0.5"
+    engine = engine_for("adagrad", columns=[f"linear={ftrl_with_l1}"], l2_embedding=L2)
+    follows(engine, {"linear": REFERENCES[ftrl_with_l1], "factors": adagrad})
+
+
+def test_each_partner_field_has_a_row_wise_number():
+    engine = engine_for("rowwise_adagrad", "ffm", l2_embedding=L2)
+    fields = engine.schema.num_fields
+    assert engine.row_optimizer.slots == {"linear.sum": (1, 0.0), "factors.sum": (fields, 0.0)}
+
+    def by_partner(w, g, s, t):
+        parts = zip(np.split(w, fields), np.split(g, fields), strict=True)
+        return np.concatenate([rowwise_adagrad(*part, s.setdefault(at, {}), t) for at, part in enumerate(parts)])
+
+    follows(engine, {"linear": rowwise_adagrad, "factors": by_partner})
+
+
+def follows(engine, references):
+    """A few steps change the touched rows as ``references`` do, column by column, and no others."""
     state = engine.init()
     table = np.asarray(state.table, np.float64)
     slots = {}
     parts = engine.layout.slices
+    assert parts.keys() == references.keys()
     for step in range(STEPS):
         batch = host_batch(engine.schema, 64 if step else 3, 64, seed=step)
         placed = put(engine, batch)
         # The dense gradient of the same loss at the same weights, by the other path: plain autodiff over the table.
-        gradient = np.asarray(dense_gradient()(state.table, state.params, placed), np.float64)
+        gradient = np.asarray(dense_gradient(engine.config.model_name)(state.table, state.params, placed), np.float64)
         touched = engine.spec.physical(np.unique(batch["rows"][batch["rows"] >= 0]))
         for row in touched:
             for name, part in parts.items():
-                g = gradient[row, part] + l2 * table[row, part]
-                table[row, part] = REFERENCES[rule](table[row, part], g, slots.setdefault((row, name), {}), step)
+                g = gradient[row, part] + L2 * table[row, part]
+                table[row, part] = references[name](table[row, part], g, slots.setdefault((row, name), {}), step)
         state, _ = engine.train_step(state, placed)
         np.testing.assert_allclose(state.table, table, rtol=2e-4, atol=2e-6)
     untouched = np.setdiff1d(np.arange(engine.spec.padded_rows), [row for row, _ in slots])
@@ -127,9 +155,9 @@ def test_touched_rows_follow_the_rule_and_others_stay(rule):
 
 
 @functools.cache
-def dense_gradient():
-    """Of fm's loss with respect to the table, at a table, a network and a batch."""
-    engine = make_engine("fm", 1, sections={"optimizer": {"name": "sgd"}})
+def dense_gradient(model):
+    """Of ``model``'s loss with respect to the table, at a table, a network and a batch."""
+    engine = make_engine(model, 1, sections={"optimizer": {"name": "sgd"}})
     start = engine.init()
 
     def loss(table, network, batch):
@@ -148,18 +176,21 @@ def dense_gradient():
         ({"name": "adam"}, "adam"),
         # adam_async itself has no twin in optax: in optax's terms its eps moves with the step, eps / sqrt(1 - b2^t).
         ({"name": "rmsprop", "b2": 0.9, "momentum": 0.8, "eps": 1e-4}, "adam_async:b1=0.8:apply_sparse_rmsprop=1"),
+        # Nor have ftrl, and rowwise_adagrad but for a column of one number.
+        ({"name": "adagrad"}, "rowwise_adagrad:initial_accumulator=0.1"),
     ],
     ids=str,
 )
 def test_where_every_row_is_touched_sparse_is_dense(dense, sparse):
+    row_wise = sparse.startswith("rowwise")
     schema = make_schema((5, 4), ("user", "item"))
     settings = {"lr": LR, "l2_embedding": 0.01, "l2_network": 0.01, "clip_norm": 0.05, **dense}
     ends = []
     for update in ("dense", "sparse"):
         # Without BatchNorm: Adam amplifies the rounding in biases before one, whose true gradient is zero.
-        tables = {"update": update, "optimizer": sparse}
-        sections = {"tables": tables, "optimizer": settings, "model": {"batch_norm": False}}
-        engine = make_engine("deepfm", 1, schema, sections)
+        tables = {"update": update} | ({"optimizer": sparse} if update == "sparse" else {})
+        model = ("lr", {}) if row_wise else ("deepfm", {"model": {"batch_norm": False}})
+        engine = make_engine(model[0], 1, schema, {"tables": tables, "optimizer": settings, **model[1]})
         state = engine.init()
         for step in range(STEPS):
             batch = host_batch(schema, 64, 64, seed=step)
@@ -214,10 +245,15 @@ def test_unknown_column_and_dense_only_optimizer_are_refused():
         make_engine("fm", 1, sections={"tables": {"update": "sparse"}, "optimizer": {"name": "adamw"}})
 
 
-def test_ftrl_is_refused_with_warm_up():
-    with pytest.raises(UserError, match="ftrl divides by the learning rate"):
-        make_engine(
-            "fm",
-            1,
-            sections={"tables": {"update": "sparse", "columns": ["linear=ftrl"]}, "optimizer": {"warmup_steps": 5}},
-        )
+@pytest.mark.parametrize(
+    "optimizer", [{"warmup_steps": 5}, {"schedule": "linear", "decay_steps": 5}], ids=["warm-up", "decay to 0"]
+)
+def test_ftrl_is_refused_where_the_learning_rate_is_0(optimizer):
+    with pytest.raises(UserError, match="ftrl divides"):
+        engine_for("sgd", columns=["linear=ftrl"], **optimizer)
+
+
+@pytest.mark.parametrize("key, value", [("optimizer", "adagard"), ("columns", ["linear=sgd"]), ("dtype", "bfloat16")])
+def test_what_dense_updates_would_not_use_is_refused(key, value):
+    with pytest.raises(UserError, match=f"--tables.{key}=.* needs --tables.update=sparse"):
+        make_engine("fm", sections={"tables": {"update": "dense", key: value}})

@@ -132,7 +132,7 @@ def factor_column(config: ModelConfig, schema: Schema, width: int, *, copies: in
 
     Field-aware models ask for one copy a partner field.
     """
-    return Column(width * copies, factor_init(config, schema, width))
+    return Column(width * copies, factor_init(config, schema, width), parts=copies)
 
 
 def linear_and_factors(config: ModelConfig, schema: Schema, width: int, *, copies: int = 1) -> dict[str, Column]:

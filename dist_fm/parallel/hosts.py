@@ -175,6 +175,14 @@ def must_be_alike(about: Mapping[str, Any]) -> None:
             )
 
 
+def least(number: int) -> int:
+    """The smallest ``number``, a whole one from 0 to 2^64, that any host brings."""
+    if jax.process_count() == 1:
+        return number
+    halves = np.array([number >> 32, number & 0xFFFFFFFF], np.uint32)  # JAX would cut an int64
+    return min(high << 32 | low for high, low in np.asarray(multihost_utils.process_allgather(halves)).tolist())
+
+
 def leave_at_once(code: int) -> NoReturn:
     """Ends this process without waiting for other hosts, as an ordinary exit of a joined process would do for ever."""
     sys.stdout.flush()

@@ -4,6 +4,7 @@ import glob
 import os
 import shutil
 import subprocess
+import warnings
 
 import jax
 import numpy as np
@@ -29,6 +30,7 @@ def start_devices(
     ``UserError`` when there are fewer GPUs than asked, or an NVIDIA GPU that this JAX installation cannot drive.
     """
     flags = os.environ.get("XLA_FLAGS", "")
+    too_late = GPU_SCATTER_FLAG not in flags and _backend_started()
     if GPU_SCATTER_FLAG not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {GPU_SCATTER_FLAG}".strip()
     keep_freed_memory()
@@ -41,6 +43,12 @@ def start_devices(
     on_cpu = found[0].platform == "cpu"
     if platform != "cpu" and on_cpu:
         _refuse_unused_gpu(platform)
+    if too_late and not on_cpu:
+        warnings.warn(
+            f"JAX was started before dist_fm could set {GPU_SCATTER_FLAG}: some sums on the GPU are hundreds of times "
+            "slower; put it into XLA_FLAGS, or use dist_fm first",
+            stacklevel=2,
+        )
     if devices > len(found):
         kind = "CPU devices, and JAX was already started with them" if on_cpu else "GPUs"
         raise UserError(

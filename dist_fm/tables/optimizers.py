@@ -67,12 +67,12 @@ def bound_norms(rows: jax.Array, max_norm: float) -> jax.Array:
 
 
 class Group(NamedTuple):
-    """Neighbouring columns that are updated as one: ``part`` of the row, ``width`` floats, by one rule."""
+    """Neighbouring columns that are updated as one: ``part`` of the row, by one rule, with its ``slots``."""
 
     name: str
     part: slice
-    width: int
     rule: ColumnRule
+    slots: dict[str, tuple[int, float]]  # width and first value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,23 +91,18 @@ class TableOptimizer:
         """The columns, neighbours joined where one rule treats each of their numbers by itself."""
         groups: list[Group] = []
         for column, part in self.layout.slices.items():
-            rule, width = self.rules[column], part.stop - part.start
+            rule, parts = self.rules[column], self.layout.columns[column].parts
             last = groups[-1] if groups else None
             if last is not None and rule == last.rule and _is_elementwise(rule):
-                joined = slice(last.part.start, part.stop)
-                groups[-1] = Group(f"{last.name}+{column}", joined, joined.stop - joined.start, rule)
-            else:
-                groups.append(Group(column, part, width, rule))
+                groups.pop()
+                column, part = f"{last.name}+{column}", slice(last.part.start, part.stop)
+            groups.append(Group(column, part, rule, rule.optimizer.slots(part.stop - part.start, parts)))
         return groups
 
     @property
     def slots(self) -> dict[str, tuple[int, float]]:
         """Width and first value of every slot array."""
-        return {
-            f"{group.name}.{name}": about
-            for group in self.groups
-            for name, about in group.rule.optimizer.slots(group.width).items()
-        }
+        return {f"{group.name}.{name}": about for group in self.groups for name, about in group.slots.items()}
 
     @property
     def width(self) -> int:
@@ -124,8 +119,8 @@ class TableOptimizer:
         """New rows [U, W] and slots, each [U, w] (None if there are none), from summed gradients [U, W]."""
         new_rows: list[jax.Array] = []
         new_slots: Slots = {}
-        for name, part, width, rule in self.groups:
-            own = {slot: (slots or {})[f"{name}.{slot}"] for slot in rule.optimizer.slots(width)}
+        for name, part, rule, known in self.groups:
+            own = {slot: (slots or {})[f"{name}.{slot}"] for slot in known}
             rate = lr * rule.lr_factor
             updated, own = rule.optimizer.update(rows[:, part], gradient[:, part], own, rate, step)
             new_rows.append(bound_norms(updated, rule.max_norm) if rule.max_norm else updated)

@@ -1,7 +1,8 @@
 """The rules that update touched table rows: one small class each, and what its settings may be.
 
-A rule is elementwise, or per row, over one column: ``rows`` and ``gradient`` [U, w], its slots [U, w] (or [U, 1] where
-row-wise). A row that no sample touched is not passed, and keeps its values and slots (the "exact" semantics of FBGEMM).
+A rule is elementwise, or per row, over one column: ``rows`` and ``gradient`` [U, w], its slots [U, w] (or [U, parts]
+where row-wise). A row that no sample touched is not passed, and keeps its values and slots (the "exact" semantics of
+FBGEMM).
 """
 
 import dataclasses
@@ -15,8 +16,8 @@ Slots = dict[str, jax.Array]
 
 
 class RowOptimizer(Protocol):
-    def slots(self, width: int) -> dict[str, tuple[int, float]]:
-        """Width and first value of each slot of a column of ``width`` floats."""
+    def slots(self, width: int, parts: int = 1) -> dict[str, tuple[int, float]]:
+        """Width and first value of each slot of a column of ``width`` floats, which are ``parts`` vectors."""
         ...
 
     def update(
@@ -56,7 +57,7 @@ def allowed_settings(rule: type[Any]) -> dict[str, Allowed]:
 class SGD:
     """w <- w - lr g."""
 
-    def slots(self, width):
+    def slots(self, width, parts=1):
         return {}
 
     def update(self, rows, gradient, slots, lr, step):
@@ -70,7 +71,7 @@ class Adagrad:
     initial_accumulator: float = _setting(0.1, NOT_NEGATIVE)
     eps: float = _setting(1e-7, NOT_NEGATIVE)
 
-    def slots(self, width):
+    def slots(self, width, parts=1):
         return {"sum": (width, self.initial_accumulator)}
 
     def update(self, rows, gradient, slots, lr, step):
@@ -83,18 +84,20 @@ class Adagrad:
 class RowwiseAdagrad:
     """s <- s + mean over the row of g^2; w <- w - lr g / (sqrt(s) + eps): one number of state a row and column.
 
-    FBGEMM's EXACT_ROWWISE_ADAGRAD, whose rows are one column.
+    FBGEMM's EXACT_ROWWISE_ADAGRAD, whose rows are one vector; of a column of several, each has a number.
     """
 
     initial_accumulator: float = _setting(0.0, NOT_NEGATIVE)
     eps: float = _setting(1e-8, POSITIVE)
 
-    def slots(self, width):
-        return {"sum": (1, self.initial_accumulator)}
+    def slots(self, width, parts=1):
+        return {"sum": (parts, self.initial_accumulator)}
 
     def update(self, rows, gradient, slots, lr, step):
-        total = slots["sum"] + jnp.square(gradient).mean(axis=1, keepdims=True)
-        return rows - lr * gradient / (jnp.sqrt(total) + self.eps), {"sum": total}
+        vectors = gradient.reshape(*slots["sum"].shape, -1)
+        total = slots["sum"] + jnp.square(vectors).mean(axis=2)
+        change = lr * vectors / (jnp.sqrt(total) + self.eps)[:, :, None]
+        return rows - change.reshape(rows.shape), {"sum": total}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +114,7 @@ class AdagradDecay:
     decay_step: int = _setting(100_000, STEPS)
     decay_rate: float = _setting(0.9, FACTOR)
 
-    def slots(self, width):
+    def slots(self, width, parts=1):
         return {"sum": (width, self.initial_accumulator), "power": (1, 0.0)}
 
     def update(self, rows, gradient, slots, lr, step):
@@ -133,7 +136,7 @@ class Adam:
     b2: float = _setting(0.999, DECAY)
     eps: float = _setting(1e-8, POSITIVE)
 
-    def slots(self, width):
+    def slots(self, width, parts=1):
         return {"m": (width, 0.0), "v": (width, 0.0)}
 
     def update(self, rows, gradient, slots, lr, step):
@@ -158,7 +161,7 @@ class AdamAsync:
     eps: float = _setting(1e-8, POSITIVE)
     apply_sparse_rmsprop: bool = _setting(False, SWITCH)
 
-    def slots(self, width):
+    def slots(self, width, parts=1):
         return {"m": (width, 0.0), "v": (width, 0.0)}
 
     def update(self, rows, gradient, slots, lr, step):
@@ -180,7 +183,7 @@ class FTRL:
     l2: float = _setting(0.0, NOT_NEGATIVE)
     beta: float = _setting(1.0, NOT_NEGATIVE)
 
-    def slots(self, width):
+    def slots(self, width, parts=1):
         return {"z": (width, 0.0), "n": (width, 0.0)}
 
     def update(self, rows, gradient, slots, lr, step):

@@ -36,10 +36,14 @@ def zeros(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """``width`` floats per table row, with ``init(key, [rows, width], dtype)`` for their first values."""
+    """``width`` floats per table row, with ``init(key, [rows, width], dtype)`` for their first values.
+
+    They are ``parts`` vectors, one after the other, each with a row-wise state of its own.
+    """
 
     width: int
     init: Initializer
+    parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

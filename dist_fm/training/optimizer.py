@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dist_fm.config import Config, OptimizerConfig
+from dist_fm.config import Config, OptimizerConfig, TablesConfig
 from dist_fm.errors import UserError, nearest
 from dist_fm.tables.optimizers import ROW_OPTIMIZERS, TableOptimizer, parse_rule
 from dist_fm.tables.rules import FTRL
@@ -79,8 +79,9 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
 def make_table_optimizer(config: Config, layout: RowLayout) -> TableOptimizer | None:
     """The row rules of ``tables.optimizer`` and ``tables.columns``; None where updates are dense."""
     if config.tables.update != "sparse":
-        if config.tables.dtype == "bfloat16":
-            raise UserError("--tables.dtype=bfloat16 rounds rows as they are updated: it needs --tables.update=sparse")
+        asked = sparse_alone(config.tables)
+        if asked:
+            raise UserError(f"{asked} is of updates of a batch's rows: it needs --tables.update=sparse")
         return None
     optimizer = config.optimizer
     if not config.tables.optimizer and optimizer.name not in ROW_OPTIMIZERS:
@@ -96,9 +97,27 @@ def make_table_optimizer(config: Config, layout: RowLayout) -> TableOptimizer | 
         if column not in layout.columns:
             raise UserError(f"--tables.columns={text}: the model has no such column; {nearest(column, layout.columns)}")
         rules[column] = parse_rule(rule, optimizer.lr, {}, f"--tables.columns={column}")
-    if optimizer.warmup_steps and any(isinstance(rule.optimizer, FTRL) for rule in rules.values()):
+    if any(isinstance(rule.optimizer, FTRL) for rule in rules.values()):
+        _refuse_zero_rates(optimizer)
+    return TableOptimizer(layout, rules)
+
+
+def sparse_alone(tables: TablesConfig) -> str:
+    """A setting of ``tables`` that means something in sparse updates alone, as it was given; or nothing."""
+    given = {"dtype": tables.dtype if tables.dtype == "bfloat16" else "", "optimizer": tables.optimizer}
+    given["columns"] = ",".join(tables.columns)
+    return next((f"--tables.{key}={value}" for key, value in given.items() if value), "")
+
+
+def _refuse_zero_rates(optimizer: OptimizerConfig) -> None:
+    """FTRL divides by the learning rate."""
+    if optimizer.warmup_steps:
         raise UserError(
             f"--optimizer.warmup_steps={optimizer.warmup_steps}: ftrl divides by the learning rate, and warm-up "
             "starts at 0; use 0 warm-up steps, or another rule than ftrl"
         )
-    return TableOptimizer(layout, rules)
+    if optimizer.schedule != "constant" and optimizer.decay_rate == 0:
+        raise UserError(
+            f"--optimizer.schedule={optimizer.schedule} with --optimizer.decay_rate=0 ends at a learning rate of 0, by "
+            "which ftrl divides: use a decay_rate above 0, or another rule than ftrl"
+        )

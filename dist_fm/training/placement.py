@@ -1,5 +1,7 @@
 """What the table needs and what the devices have: dense or sparse updates, replicated or sharded rows."""
 
+import dataclasses
+import math
 import os
 from typing import Any
 
@@ -14,12 +16,14 @@ from dist_fm.config import Config
 from dist_fm.data.schema import Schema
 from dist_fm.errors import UserError
 from dist_fm.models import MODELS, get_model
+from dist_fm.parallel.hosts import least
 from dist_fm.tables.optimizers import TableOptimizer
 from dist_fm.tables.spec import RowLayout, TableSpec
+from dist_fm.training.optimizer import make_optimizer, make_table_optimizer, sparse_alone
 
-DENSE_BELOW_BYTES = 256 << 20
+DENSE_BELOW = 256 << 20  # bytes
+LARGEST_BATCH = 1 << 24  # slots: ids from the table's end on stand for a batch's empty ones
 SHARD_ABOVE = 1 / 3  # of a device's memory: table and slots beside a step's own arrays and a checkpoint being written
-GIB = 1 << 30
 
 
 def table_spec(config: Config, schema: Schema, dtype: Any) -> TableSpec:
@@ -38,8 +42,17 @@ def table_spec(config: Config, schema: Schema, dtype: Any) -> TableSpec:
             f"data set {schema.name!r} has {schema.num_inputs}"
         )
     model = abstract_model(config, schema)
-    stored = jnp.bfloat16 if config.tables.dtype == "bfloat16" else dtype
-    return TableSpec(schema.num_rows, RowLayout(model.columns(schema)), stored)
+    spec = TableSpec(schema.num_rows, RowLayout(model.columns(schema)), _stored(config, dtype))
+    if spec.padded_rows + LARGEST_BATCH > 2**31:
+        raise UserError(
+            f"data set {schema.name!r} has {schema.num_rows:,} table rows; 32 bits count {2**31 - LARGEST_BATCH:,} "
+            "and a batch's: build it with a larger --min_count, or with hashed fields of fewer rows"
+        )
+    return spec
+
+
+def _stored(config: Config, dtype: Any) -> Any:
+    return jnp.bfloat16 if config.tables.dtype == "bfloat16" else dtype
 
 
 def abstract_model(config: Config, schema: Schema) -> Any:
@@ -49,11 +62,10 @@ def abstract_model(config: Config, schema: Schema) -> Any:
 
 
 def choose_update(config: Config, schema: Schema) -> str:
-    """What ``tables.update = auto`` means: ``dense`` while float32 rows with Adam's slots are few, else ``sparse``."""
-    if config.tables.dtype == "bfloat16":
+    """What ``tables.update = auto`` means: ``dense`` while rows and slots are small and no setting needs ``sparse``."""
+    if sparse_alone(config.tables):
         return "sparse"
-    spec = table_spec(config, schema, jnp.float32)
-    return "dense" if spec.padded_rows * spec.layout.width * 4 * 3 < DENSE_BELOW_BYTES else "sparse"
+    return "dense" if state_bytes(config, table_spec(config, schema, jnp.float32), None) < DENSE_BELOW else "sparse"
 
 
 def is_sharded(config: Config, spec: TableSpec, optimizer: TableOptimizer | None, mesh: Mesh) -> bool:
@@ -64,7 +76,8 @@ def is_sharded(config: Config, spec: TableSpec, optimizer: TableOptimizer | None
             "--tables.placement=sharded spreads the table over several devices, but there is one: "
             "give --devices=2 or more, or --tables.placement=replicated"
         )
-    needed, free = state_bytes(spec, optimizer), memory_per_device(mesh)
+    # Hosts may have more memory or less, but must compile the same step.
+    needed, free = state_bytes(config, spec, optimizer), least(memory_per_device(mesh))
     sharded = placement == "sharded" or (placement == "auto" and devices > 1 and needed > SHARD_ABOVE * free)
     if sharded and spec.padded_rows % devices:
         fitting = [n for n in range(2, 65) if spec.padded_rows % n == 0]
@@ -72,9 +85,8 @@ def is_sharded(config: Config, spec: TableSpec, optimizer: TableOptimizer | None
             f"--devices={devices} does not divide the table's {spec.padded_rows:,} rows (padding included): "
             f"sharded tables take {', '.join(map(str, fitting))} devices"
         )
-    share = needed / devices if sharded else needed
-    if share > free:
-        raise UserError(_too_large(config, spec, optimizer, mesh, sharded))
+    if needed > free * (devices if sharded else 1):
+        raise UserError(_too_large(config, spec, optimizer, mesh, free, sharded))
     return sharded
 
 
@@ -91,11 +103,17 @@ def is_unique_in_step(config: Config, mesh: Mesh) -> bool:
     return config.tables.unique == "device" or (config.tables.unique == "auto" and on_gpu)
 
 
-def state_bytes(spec: TableSpec, optimizer: TableOptimizer | None) -> int:
-    """Bytes of table and optimizer state; dense optimizers are taken to keep two numbers a weight, as Adam does."""
-    row = spec.layout.width * np.dtype(spec.dtype).itemsize
-    row += 4 * (2 * spec.layout.width if optimizer is None else optimizer.width)
-    return spec.padded_rows * row
+def state_bytes(config: Config, spec: TableSpec, optimizer: TableOptimizer | None) -> int:
+    """Bytes of the table and its slots: those of ``optimizer``, or, where that is None, of the network's, dense."""
+    table = jax.ShapeDtypeStruct((spec.padded_rows, spec.layout.width), spec.dtype)
+    if optimizer is not None:
+        return _bytes(table) + spec.padded_rows * optimizer.width * 4
+    slots = jax.eval_shape(make_optimizer(config.optimizer).init, {"table": table})
+    return sum(map(_bytes, jax.tree.leaves([table, slots])))
+
+
+def _bytes(array: jax.ShapeDtypeStruct) -> int:
+    return math.prod(array.shape) * np.dtype(array.dtype).itemsize
 
 
 def memory_per_device(mesh: Mesh) -> int:
@@ -120,23 +138,38 @@ def host_memory() -> int:
     return total
 
 
-def _too_large(config: Config, spec: TableSpec, optimizer: TableOptimizer | None, mesh: Mesh, sharded: bool) -> str:
-    needed, free = state_bytes(spec, optimizer), memory_per_device(mesh)
-    share = needed / mesh.size if sharded else needed
+def _too_large(
+    config: Config, spec: TableSpec, optimizer: TableOptimizer | None, mesh: Mesh, free: int, sharded: bool
+) -> str:
+    """What does not fit, and which settings would make it fit."""
+    needed, shares = state_bytes(config, spec, optimizer), mesh.size if sharded else 1
     ways = []
-    if not sharded and mesh.size > 1 and needed / mesh.size <= free:
+    # More devices of a CPU share the same memory; more hosts bring their own.
+    kind, each = ("hosts", mesh.devices.shape[1]) if mesh.devices.flat[0].platform == "cpu" else ("devices", 1)
+    counts = (n for n in range(1, 4097) if needed <= free * n * each and spec.padded_rows % (n * each) == 0)
+    if not sharded and needed <= free * mesh.size and spec.padded_rows % mesh.size == 0:
         ways.append("--tables.placement=sharded")
-    if mesh.devices.flat[0].platform != "cpu" or not sharded:
-        ways.append(f"{-(-needed // free)} or more devices with --tables.placement=sharded")
-    if optimizer is None:
-        ways.append("--tables.update=sparse --tables.optimizer=rowwise_adagrad")
-    elif optimizer.width > len(spec.layout.columns):
-        ways.append("--tables.optimizer=rowwise_adagrad")
-    if config.tables.dtype == "float32":
-        ways.append("--tables.dtype=bfloat16")
+    elif count := next(counts, None):
+        ways.append(f"{count} {kind} with --tables.placement=sharded")
+
+    def fits(change: dict[str, Any]) -> bool:
+        changed = dataclasses.replace(config, tables=dataclasses.replace(config.tables, update="sparse", **change))
+        stored = dataclasses.replace(spec, dtype=_stored(changed, spec.dtype))
+        return state_bytes(changed, stored, make_table_optimizer(changed, spec.layout)) <= free * shares
+
+    lean: dict[str, Any]
+    lean, half = {"optimizer": "rowwise_adagrad"}, {"dtype": "bfloat16"}
+    update = {} if optimizer else {"update": "sparse"}
+    alone = [change for change in (lean, *([half] if optimizer else [])) if fits(change)]
+    for change in alone or [both for both in [lean | half] if fits(both)]:
+        ways.append(" ".join(f"--tables.{key}={value}" for key, value in (update | change).items()))
     ways.append("a smaller --embed_dim, or a larger --min_count when the data is built")
     return (
         f"the table cannot fit: {spec.padded_rows:,} rows x {spec.layout.width} numbers and their optimizer slots need "
-        f"{needed / GIB:.2f} GiB ({share / GIB:.2f} GiB a device), a device has {free / GIB:.2f} GiB; "
+        f"{_size(needed)} ({_size(needed // shares)} a device), a device has {_size(free)}; "
         f"what would help: {'; '.join(ways)}"
     )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / (1 << 30):.2f} GiB" if num_bytes >= 1 << 27 else f"{num_bytes / (1 << 20):.2f} MiB"
