@@ -78,7 +78,7 @@ def train(engine, start, steps=range(STEPS)):
 
 
 @functools.cache
-def on_one_device(model, rule, update="sparse"):
+def on_one_device(model, rule, update):
     """Start, losses and end, by unique ids that the step makes: one program, where the host's are one a bucket."""
     engine = engine_on(*ONE, model, rule, update, more_tables={"unique": "device"})
     start = jax.device_get(engine.init())
@@ -99,25 +99,40 @@ def check(mesh, placement, model="deepfm", rule="adagrad", update="sparse"):
         np.testing.assert_allclose(array, arrays[name], rtol=1e-9, atol=1e-9, err_msg=name)
 
 
+both_placements = pytest.mark.parametrize("mesh, placement", FAST, ids=[placement for _, placement in FAST])
 # The first eleven; the others, which have nothing new for a table, are slow.
 QUICK = {"lr", "fm", "ffm", "fnn", "wide_deep", "afm", "nfm", "ncf", "fnfm", "deepfm", "xdeepfm"}
 
 
+@both_placements
 @pytest.mark.parametrize(
     "model", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS]
 )
-def test_every_model_sharded(model):
-    check(*FAST[0], model)
+def test_every_model(model, mesh, placement):
+    check(mesh, placement, model)
 
 
-@pytest.mark.parametrize("model", ["deepfm"])  # every model: under `make test-slow`
-def test_models_replicated(model):
-    check(*FAST[1], model)
-
-
+@both_placements
 @pytest.mark.parametrize("rule", [rule for rule in ROW_OPTIMIZERS if rule != "adagrad"])
-def test_every_row_optimizer(rule):
-    check(*FAST[0], rule=rule)
+def test_every_row_optimizer(rule, mesh, placement):
+    check(mesh, placement, rule=rule)
+
+
+@both_placements
+@pytest.mark.parametrize("model", ["deepfm", "ffm"])
+def test_samples_taken_by_slices(model, mesh, placement, monkeypatch):
+    """A device's 24 samples by five, which does not divide them, against one device's uncut."""
+    with jax.enable_x64(True):
+        on_one_device(model, "adagrad", "sparse")
+    cut = []
+
+    def slice_size(samples, floats):
+        cut.append(samples)
+        return 5
+
+    monkeypatch.setattr("dist_fm.tables.lookup.slice_size", slice_size)
+    check(mesh, placement, model)
+    assert set(cut) == {BATCH // 4}
 
 
 @pytest.mark.slow
@@ -151,19 +166,27 @@ def test_float32_losses_of_20_steps(model):
         np.testing.assert_allclose(found, losses, rtol=1e-5)
 
 
+@pytest.mark.parametrize("update", ["sparse", "dense"])
 @pytest.mark.parametrize("mesh, placement", [*FAST, HOSTS[0]])
-def test_the_first_table_is_the_same_and_none_holds_more_than_its_shard(mesh, placement):
-    one, engine = engine_on(*ONE, dtype=jnp.float32), engine_on(mesh, placement, dtype=jnp.float32)
-    table = engine.init().table
-    assert np.array_equal(table, one.init().table)
-    shards = 4 if placement == "sharded" else 1
-    assert {shard.data.shape[0] for shard in table.addressable_shards} == {engine.spec.padded_rows // shards}
+def test_the_first_rows_are_the_same_and_none_holds_more_than_its_shard(mesh, placement, update):
+    """Of the table and of Adagrad's sums, which are optax's where updates are dense."""
+    one, engine = (engine_on(*on, update=update, dtype=jnp.float32) for on in (ONE, (mesh, placement)))
+    rows = engine.spec.padded_rows
+    expected, found = (
+        [array for array in jax.tree.leaves(made.init()) if array.shape[:1] == (rows,)] for made in (one, engine)
+    )
+    assert len(found) == len(expected) == 2
+    for array, like in zip(found, expected, strict=True):
+        assert np.array_equal(array, like)
+        shards = 4 if placement == "sharded" else 1
+        assert {shard.data.shape[0] for shard in array.addressable_shards} == {rows // shards}
 
 
-def test_a_run_twice_gives_the_same_bits():
+@pytest.mark.parametrize("mesh, placement", [ONE, *FAST])
+def test_a_run_twice_gives_the_same_bits(mesh, placement):
     ends = []
     for _ in range(2):
-        engine = engine_on(*FAST[0], rule="adam", dtype=jnp.float32)
+        engine = engine_on(mesh, placement, rule="adam", dtype=jnp.float32)
         ends.append(train(engine, jax.device_get(engine.init()), range(50))[1])
     assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
 
@@ -180,7 +203,7 @@ def test_a_run_twice_gives_the_same_bits():
 def test_duplicates_summed_by_sorting_give_the_same_step(model, mesh, placement):
     """The way of GPUs, taken here on the CPU."""
     with jax.enable_x64(True):
-        start, losses, _ = on_one_device(model, "adam")
+        start, losses, _ = on_one_device(model, "adam", "sparse")
         engine = engine_on(mesh, placement, model, "adam")
         engine.lookup.sorts = True
         found_losses, found, _ = train(engine, start, range(40))

@@ -5,6 +5,7 @@ hundred samples' do not. The way back makes each slice again and adds its gradie
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,7 +47,7 @@ def map_samples(
     """``function`` of the inputs of each sample: for each, the sum over its slots of value x row.
 
     ``unique`` [U, W]; ``inverse`` and ``values`` [b, S]; ``samples`` pytree of [b, ...], not differentiated; ``size``
-    samples at a time. ``sort`` says that duplicates' gradients are summed by sorting (`take_rows`), as GPUs need it.
+    samples at most at a time. ``sort`` says that duplicates' gradients are summed by sorting (`take_rows`), as GPUs do.
     ``per_row`` comes before the function: for each unique row where a sample's inputs are such rows, else each input.
     """
     of_row, of_input = (per_row, dict) if inputs_are_rows(values, slot_inputs) else (dict, per_row)
@@ -68,9 +69,8 @@ def map_samples(
             inverse, values, samples = part
             return of_rows(_spread(columns, inverse), network, values, samples)
 
-        full, rest = _cut(by_sample, size)
-        outputs = jax.tree.map(_uncut, jax.lax.map(one, full))
-        return outputs if rest is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b]), outputs, one(rest))
+        outputs = jax.lax.map(one, _cut(by_sample, size, _always(by_sample[0])))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: len(inverse)], outputs)
 
     def forward(columns: Columns, network: Any, by_sample: Any) -> tuple[Any, Any]:
         return sliced(columns, network, by_sample), (columns, network, by_sample)
@@ -87,11 +87,10 @@ def map_samples(
             columns_sum = {name: add_rows(columns_sum[name], inverse, g) for name, g in rows_gradient.items()}
             return (columns_sum, jax.tree.map(jnp.add, network_sum, network_gradient)), None
 
-        full, rest = _cut((by_sample, gradient), size)
-        sums = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, (columns, network)), full)[0]
-        if rest is not None:
-            sums = add(sums, rest)[0]
-        return *sums, None
+        # What fills the last slice has no gradient: its outputs went nowhere.
+        always = _always(by_sample[0])
+        full = _cut(by_sample, size, always), _cut(gradient, size, always, jnp.zeros_like)
+        return *jax.lax.scan(add, jax.tree.map(jnp.zeros_like, (columns, network)), full)[0], None
 
     sliced.defvjp(forward, backward)
     return sliced(columns, network, (inverse, values, samples))
@@ -124,19 +123,33 @@ def _spread(columns: Columns, inverse: jax.Array) -> Columns:
 
     Fused into what follows, a number would be looked up at each of its uses: field-aware models took 1.5 times as long.
     """
-    return made_apart(inverse[0, 0] >= 0, lambda: _look_up(columns, inverse))
+    return made_apart(_always(inverse), lambda: _look_up(columns, inverse))
 
 
-def _cut(tree: Any, size: int) -> tuple[Any, Any]:
-    """Arrays [b, ...] as [n, size, ...], and what is left over, if anything."""
-    samples = len(jax.tree.leaves(tree)[0])
-    whole = samples // size * size
-    full = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), tree)
-    return full, None if whole == samples else jax.tree.map(lambda x: x[whole:], tree)
+def _always(inverse: jax.Array) -> jax.Array:
+    """True, which XLA cannot know."""
+    return inverse[0, 0] >= 0
 
 
-def _uncut(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, *x.shape[2:])
+def _cut(
+    tree: Any, size: int, always: jax.Array, filling: Callable[[jax.Array], jax.Array] = lambda first: first
+) -> Any:
+    """Arrays [b, ...] in the fewest slices of ``size`` at most, [n, size', ...], the last filled by the first samples.
+
+    Not with a shorter slice at the end, which would be compiled apart. ``always`` is as `made_apart` wants it.
+    """
+
+    def cut(x: jax.Array) -> jax.Array:
+        slices = -(-len(x) // size)
+        even = -(-len(x) // slices)
+        missing = slices * even - len(x)
+        if missing:
+            # Joined within the kernel that makes it (dropout of pairs), LLVM takes a minute to vectorize it.
+            x = made_apart(always, lambda: x)
+            x = jnp.concatenate([x, filling(x[:missing])])
+        return x.reshape(slices, even, *x.shape[1:])
+
+    return jax.tree.map(cut, tree)
 
 
 def _columns(rows: jax.Array, layout: RowLayout) -> Columns:

@@ -62,6 +62,16 @@ class Program:
     def collectives(self) -> list[Instruction]:
         return [one for one in self.instructions() if one.op.removesuffix("-start") in COLLECTIVES]
 
+    def loops(self) -> list[Instruction]:
+        return [one for one in self.instructions() if one.op == "while"]
+
+    def within(self, one: Instruction) -> Iterator[Instruction]:
+        """The instructions that ``one`` runs: those of the computations it calls, and of what these call."""
+        for name in one.called:
+            for inner in self.computations[name].values():
+                yield inner
+                yield from self.within(inner)
+
     def flops(self, name: str | None = None) -> int:
         """Operations on numbers: 2 M N K a matrix product, 1 a number else; loops count as often as they run."""
         computation = self.computations[name or self.entry]
