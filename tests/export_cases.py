@@ -38,11 +38,12 @@ SCHEMAS = {
 def with_drawn_weights(engine):
     """A state whose every array is drawn, so that no weight hides at zero or one."""
     random, state = np.random.default_rng(3), jax.device_get(engine.init())
-    table = np.zeros_like(state.table)
+    table = np.zeros(state.table.shape, engine.spec.dtype)
     table[engine.spec.physical(np.arange(engine.spec.rows))] = random.normal(0, 0.4, (engine.spec.rows, table.shape[1]))
     params = jax.tree.map(lambda x: random.normal(0, 0.2, x.shape).astype(x.dtype), state.params)
     stats = jax.tree.map(lambda x: random.uniform(0.5, 1.5, x.shape).astype(x.dtype), state.stats)
-    return jax.device_put(dataclasses.replace(state, table=table, params=params, stats=stats), engine.shardings)
+    state = dataclasses.replace(state, table=table.view(engine.spec.stored), params=params, stats=stats)
+    return jax.device_put(state, engine.shardings)
 
 
 def agreement(name, model, kind, directory, **engine):

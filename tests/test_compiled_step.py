@@ -51,7 +51,6 @@ def said(value):
 
 MIXED = {"optimizer": "adagrad:max_norm=1", "columns": ["linear=ftrl:l1=0.1"]}
 HALF = {"optimizer": "adagrad", "dtype": "bfloat16"}
-scatters_float32 = pytest.mark.xfail(strict=True, reason="XLA's CPU backend writes bfloat16 rows by way of float32")
 
 
 @pytest.mark.parametrize(
@@ -62,8 +61,8 @@ scatters_float32 = pytest.mark.xfail(strict=True, reason="XLA's CPU backend writ
         (TWO_HOSTS, "sharded", {"optimizer": "adam"}),
         (ONE, "replicated", MIXED),
         (FOUR, "sharded", MIXED),
-        pytest.param(ONE, "replicated", HALF, marks=scatters_float32),
-        pytest.param(FOUR, "sharded", HALF, marks=scatters_float32),
+        (ONE, "replicated", HALF),
+        (FOUR, "sharded", HALF),
     ],
     ids=said,
 )
@@ -198,9 +197,6 @@ def scatters(engine, sorts):
     return ["unique_indices = true" in line for line in text.splitlines() if '"stablehlo.scatter"' in line]
 
 
-static = pytest.mark.xfail(strict=True, reason="the CIN's kernel is indexed by constant pairs, not said to be distinct")
-
-
 @pytest.mark.parametrize(
     "model, mesh, placement, tables",
     [
@@ -209,13 +205,7 @@ static = pytest.mark.xfail(strict=True, reason="the CIN's kernel is indexed by c
         ("deepfm", ONE, "replicated", {"update": "dense"}),
         ("deepfm", TWO_HOSTS, "sharded", {}),
         *[
-            pytest.param(
-                name,
-                FOUR,
-                "sharded",
-                {},
-                marks=[*([static] if name == "xdeepfm" else []), *([pytest.mark.slow] if name not in QUICK else [])],
-            )
+            pytest.param(name, FOUR, "sharded", {}, marks=() if name in (*QUICK, "xdeepfm") else pytest.mark.slow)
             for name in MODELS
         ],
     ],

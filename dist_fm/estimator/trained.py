@@ -94,7 +94,7 @@ class Trained:
     def embeddings(self) -> dict[str, np.ndarray]:
         """The table's columns by name: [R, width] each."""
         engine = shared_engine(self.config, self.schema)
-        table = self._state(engine).table
+        table = engine.spec.numbers(self._state(engine).table)
         return {name: np.array(table[:, part], copy=True) for name, part in engine.layout.slices.items()}
 
     def network(self) -> dict[str, np.ndarray]:

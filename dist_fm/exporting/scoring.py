@@ -51,7 +51,7 @@ class Scoring:
     def of(cls, engine: Engine, state: TrainState) -> "Scoring":
         """The function of a state, whose table may lie on several devices of this host."""
         physical = engine.spec.physical(np.arange(engine.spec.rows))
-        table = np.asarray(state.table)
+        table = engine.spec.numbers(state.table)
         logical = lambda part: np.pad(table[physical, part].astype(np.float32), ZEROS_AROUND)
         by_column = {name: logical(part) for name, part in engine.layout.slices.items()}
         return cls(engine, Weights(by_column, *jax.tree.map(np.asarray, (state.params, state.stats))))

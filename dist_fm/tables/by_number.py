@@ -27,7 +27,7 @@ def put(lookup: Lookup, table: jax.Array, numbers: jax.Array, rows: jax.Array) -
 
     def local(table: jax.Array, numbers: jax.Array, rows: jax.Array, first: jax.Array) -> jax.Array:
         numbers = _in_shard(lookup, numbers, first) if lookup.sharded else numbers
-        return write_rows(table, numbers, rows.astype(table.dtype), False)
+        return write_rows(table, numbers, rows.astype(lookup.spec.dtype), False)
 
     return lookup.on_shards(local, lookup.table, P(), P())(table, numbers, rows)
 

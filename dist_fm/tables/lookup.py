@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from dist_fm.tables.duplicates import sum_duplicates
 from dist_fm.tables.per_sample import inputs_are_rows, map_samples, of_each_row, slice_size
-from dist_fm.tables.spec import PerRow, PerSample, TableSpec
+from dist_fm.tables.spec import PerRow, PerSample, TableSpec, as_numbers, as_stored
 from dist_fm.tables.unique import Found, UniqueLayout, fill_unique, find_unique
 
 HOST, DEVICE = "host", "device"
@@ -205,8 +205,8 @@ def _exchange(parts: jax.Array, hosts: int) -> jax.Array:
 def read_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
     # Out of range reads zero: JAX's default, NaN, times the 0 of an empty slot would be NaN. Each use of the rows would
     # look anew which they are, but for the barrier: a tenth of a DeepFM step on a CPU.
-    return jax.lax.optimization_barrier(table.at[ids].get(mode="fill", fill_value=0))
+    return as_numbers(jax.lax.optimization_barrier(table.at[ids].get(mode="fill", fill_value=0)))
 
 
 def write_rows(table: jax.Array, ids: jax.Array, rows: jax.Array, is_sorted: bool) -> jax.Array:
-    return table.at[ids].set(rows, mode="drop", unique_indices=True, indices_are_sorted=is_sorted)
+    return table.at[ids].set(as_stored(rows), mode="drop", unique_indices=True, indices_are_sorted=is_sorted)

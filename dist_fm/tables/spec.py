@@ -85,6 +85,15 @@ class TableSpec:
     layout: RowLayout
     dtype: Any = jnp.float32
 
+    @property
+    def stored(self) -> Any:
+        """The type of the table's array: that of its numbers, but uint16 for the bits of bfloat16 (`as_stored`)."""
+        return jnp.uint16 if self.dtype == jnp.bfloat16 else self.dtype
+
+    def numbers(self, table: Any) -> np.ndarray:
+        """The numbers of a table's array, on the host."""
+        return np.asarray(table).view(np.dtype(self.dtype))
+
     @functools.cached_property
     def padded_rows(self) -> int:
         multiple = FINE if self.rows < FINE_BELOW else COARSE
@@ -121,10 +130,10 @@ class TableSpec:
         block = _largest_divisor(rows, INIT_BLOCK)
 
         def fill(i: jax.Array, table: jax.Array) -> jax.Array:
-            values = self._draw(key, first + i * block + jnp.arange(block))
+            values = as_stored(self._draw(key, first + i * block + jnp.arange(block)))
             return jax.lax.dynamic_update_slice(table, values, (i * block, 0))
 
-        table = jax.lax.fori_loop(0, rows // block, fill, jnp.zeros((rows, self.layout.width), self.dtype))
+        table = jax.lax.fori_loop(0, rows // block, fill, jnp.zeros((rows, self.layout.width), self.stored))
         padding = self.padding() - first
         return table.at[jnp.where(padding < 0, rows, padding)].set(0, mode="drop")
 
@@ -137,6 +146,19 @@ class TableSpec:
             )
             columns.append(jax.vmap(draw)(physical))
         return jnp.concatenate(columns, 1)
+
+
+def as_stored(rows: jax.Array) -> jax.Array:
+    """``rows`` as the table's array holds them: bfloat16 as its bits.
+
+    XLA's CPU backend scatters bfloat16 by way of the whole table in float32.
+    """
+    return jax.lax.bitcast_convert_type(rows, jnp.uint16) if rows.dtype == jnp.bfloat16 else rows
+
+
+def as_numbers(stored: jax.Array) -> jax.Array:
+    """The numbers of what ``as_stored`` made, or of rows of slots."""
+    return jax.lax.bitcast_convert_type(stored, jnp.bfloat16) if stored.dtype == jnp.uint16 else stored
 
 
 def _largest_divisor(number: int, limit: int) -> int:
